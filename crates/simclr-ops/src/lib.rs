@@ -1,0 +1,15 @@
+//! Training ops for [candle](candle_core) with their backward, on CPU and CUDA, each with its reference implementation.
+//!
+//! candle's own convolution and batch norm train slowly; these are the parts it lacks, written so that any candle project
+//! could use them. An op is a pair of plain functions, `forward(…) -> (output, saved)` and `backward(saved, grad) ->
+//! gradients`. A [`tape`] records such pairs and runs them backwards, freeing as it goes; [`autograd`] wraps a tape as one
+//! candle op, so that its gradients join those of everything else in one `GradStore`.
+//!
+//! `unsafe` of the whole project lives here.
+#![allow(unsafe_code)]
+
+pub mod context;
+pub mod product;
+pub mod random;
+
+pub use context::{Context, Form};
