@@ -1,36 +1,78 @@
 //! Where and how ops run.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::error::OpsError;
+
 /// Which implementation of an op runs, where there are several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Form {
-    /// Plain loops: the specification and the oracle, for f32 and f64.
+    /// Plain loops on one thread: the specification and the oracle.
     Reference,
-    /// The fastest form this machine has for the element type; the reference where there is none (f64 convolutions).
+    /// The fastest form this machine has.
     #[default]
     Fast,
+}
+
+/// Where a sum over the batch goes: nowhere for one process, over all of them in data-parallel training.
+pub trait Reduction: Debug + Send + Sync {
+    /// Replaces each of `values` by its sum over all processes.
+    ///
+    /// # Errors
+    /// If the other processes cannot be reached.
+    fn sum(&self, values: &mut [f64]) -> Result<(), OpsError>;
+}
+
+/// The reduction of a process that is alone: each sum is already complete.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OneProcess;
+
+impl Reduction for OneProcess {
+    fn sum(&self, _: &mut [f64]) -> Result<(), OpsError> {
+        Ok(())
+    }
 }
 
 /// Where and how ops run: passed to every op, cheap to clone, without global state behind it.
 ///
 /// Results do not depend on the number of threads of the rayon pool the op is called in: reductions are split by shape.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Context {
     form: Form,
+    reduction: Arc<dyn Reduction>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self { form: Form::default(), reduction: Arc::new(OneProcess) }
+    }
 }
 
 impl Context {
-    /// The fastest forms.
+    /// The fastest forms, one process.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Forces one form, as tests do to compare them.
     pub fn with_form(form: Form) -> Self {
-        Self { form }
+        Self { form, ..Self::default() }
+    }
+
+    /// The same with sums over the batch taken by `reduction`.
+    #[must_use]
+    pub fn with_reduction(self, reduction: Arc<dyn Reduction>) -> Self {
+        Self { reduction, ..self }
     }
 
     /// The form that ops choose.
     pub fn form(&self) -> Form {
         self.form
+    }
+
+    /// Where sums over the batch go.
+    pub fn reduction(&self) -> &dyn Reduction {
+        self.reduction.as_ref()
     }
 }

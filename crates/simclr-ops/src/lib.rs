@@ -8,8 +8,25 @@
 //! `unsafe` of the whole project lives here.
 #![allow(unsafe_code)]
 
+pub mod augment;
+pub mod autograd;
+pub mod batch_norm;
 pub mod context;
+pub mod conv2d;
+pub mod element;
+pub mod error;
+pub mod global_avg_pool;
+pub mod l2_normalize;
+pub mod linear;
 pub mod product;
 pub mod random;
+pub mod storage;
+pub mod tape;
+
+#[cfg(test)]
+mod check;
+mod simd;
 
 pub use context::{Context, Form};
+pub use element::Element;
+pub use error::OpsError;

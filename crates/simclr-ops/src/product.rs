@@ -5,29 +5,7 @@
 
 use gemm::Parallelism;
 
-/// A number that [`product`] multiplies: `f32` or `f64`.
-pub trait Element: Copy + Send + Sync + 'static + sealed::Sealed {
-    /// Zero.
-    const ZERO: Self;
-    /// One.
-    const ONE: Self;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
-}
-
-impl Element for f32 {
-    const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
-}
-
-impl Element for f64 {
-    const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
-}
+use crate::element::Element;
 
 /// A read-only matrix: a slice with strides, counted in elements.
 #[derive(Clone, Copy, Debug)]
@@ -147,8 +125,8 @@ pub fn product<T: Element>(
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            if accumulate { T::ONE } else { T::ZERO },
-            T::ONE,
+            if accumulate { T::one() } else { T::zero() },
+            T::one(),
             false,
             false,
             false,

@@ -1,0 +1,282 @@
+//! Batch normalisation over the last dimension, fused with the residual sum and the ReLU that follow it.
+//!
+//! `y = relu((x - mean) / sqrt(var + eps) · weight + bias + residual)`, residual and ReLU each optional.
+//! Ioffe and Szegedy 2015, arXiv:1502.03167; `torch.nn.BatchNorm2d` on NHWC maps and `BatchNorm1d` on rows.
+
+mod cpu;
+mod reference;
+
+use candle_core::Tensor;
+
+use crate::context::{Context, Form};
+use crate::element::{Element, narrow};
+use crate::error::OpsError;
+use crate::storage::{dispatch, elements, float_type, tensor};
+
+const OP: &str = "batch_norm";
+
+/// What batch norm adds to the batch norm of the papers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Added to the variance, PyTorch's default is 1e-5.
+    pub eps: f64,
+    /// Whether a ReLU follows (with ReLU'(0) = 0, as in PyTorch).
+    pub relu: bool,
+}
+
+/// Mean and variance of every channel over a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// Mean of each channel.
+    pub mean: Vec<f64>,
+    /// Biased variance of each channel (divided by `count`): what normalises.
+    pub var: Vec<f64>,
+    /// Values per channel, over all processes.
+    pub count: usize,
+}
+
+impl Statistics {
+    /// The unbiased variance (divided by `count - 1`): what PyTorch keeps as running variance.
+    pub fn unbiased_var(&self) -> Vec<f64> {
+        let n = self.count as f64;
+        self.var.iter().map(|v| v * n / (n - 1.0)).collect()
+    }
+}
+
+/// What [`backward`] needs of the forward pass.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    x: Tensor,
+    /// The output, whose zeros are the ReLU's mask; none without ReLU.
+    y: Option<Tensor>,
+    weight: Tensor,
+    statistics: Statistics,
+    has_residual: bool,
+    config: BatchNorm,
+}
+
+/// Gradients of the arguments of [`forward`].
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// Of the input, in its shape.
+    pub x: Tensor,
+    /// Of the scale, `[c]`.
+    pub weight: Tensor,
+    /// Of the shift, `[c]`.
+    pub bias: Tensor,
+    /// Of the residual, if there was one, in the shape of `x`.
+    pub residual: Option<Tensor>,
+}
+
+/// Batch norm with the statistics of this batch, which are returned for the running ones.
+///
+/// # Shapes
+/// `x`: `[…, c]`, contiguous; `weight`, `bias`: `[c]`; `residual`: as `x`; one float type. Returns the shape of `x`.
+///
+/// # Errors
+/// [`OpsError::OneValuePerChannel`] if the batch has one value per channel; [`OpsError::Shape`], [`OpsError::Dtype`] or
+/// [`OpsError::NoForm`] if the arguments are not as above.
+pub fn forward(
+    ctx: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: Option<&Tensor>,
+    config: BatchNorm,
+) -> Result<(Tensor, Saved), OpsError> {
+    fn statistics<T: Element>(ctx: &Context, x: &Tensor, channels: usize) -> Result<Statistics, OpsError> {
+        let x = elements::<T>(OP, "x", x)?;
+        let mut sums = match ctx.form() {
+            Form::Reference => reference::moments(&x, channels),
+            Form::Fast => cpu::moments(&x, channels),
+        };
+        sums.push((x.len() / channels) as f64);
+        ctx.reduction().sum(&mut sums)?;
+        let count = sums[2 * channels] as usize;
+        if count < 2 {
+            return Err(OpsError::OneValuePerChannel { count });
+        }
+        let mean: Vec<f64> = sums[..channels].iter().map(|sum| sum / count as f64).collect();
+        let square = |c: usize| sums[channels + c] / count as f64 - mean[c] * mean[c];
+        let var = (0..channels).map(|c| square(c).max(0.0)).collect();
+        Ok(Statistics { mean, var, count })
+    }
+    let channels = check(x, weight, bias, residual)?;
+    let float_type = float_type(OP, "x", x)?;
+    let statistics = dispatch!(float_type, statistics(ctx, x, channels))?;
+    let (mean, var) = (&statistics.mean, &statistics.var);
+    let y = dispatch!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config))?;
+    let saved = Saved {
+        x: x.clone(),
+        y: config.relu.then(|| y.clone()),
+        weight: weight.clone(),
+        statistics,
+        has_residual: residual.is_some(),
+        config,
+    };
+    Ok((y, saved))
+}
+
+impl Saved {
+    /// The statistics of the batch that was normalised.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+}
+
+/// Batch norm with given statistics, as at inference: no batch is needed and nothing is saved.
+///
+/// # Shapes
+/// `mean`, `var`: `[c]`; the others as in [`forward`].
+///
+/// # Errors
+/// As [`forward`], but for the count.
+#[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
+pub fn inference(
+    ctx: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    residual: Option<&Tensor>,
+    config: BatchNorm,
+) -> Result<Tensor, OpsError> {
+    fn widened<T: Element>(argument: &'static str, t: &Tensor, channels: usize) -> Result<Vec<f64>, OpsError> {
+        if t.dims() != [channels] {
+            return Err(OpsError::shape(OP, argument, t, format!("[{channels}]")));
+        }
+        Ok(elements::<T>(OP, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
+    }
+    let channels = check(x, weight, bias, residual)?;
+    let float_type = float_type(OP, "x", x)?;
+    let mean = dispatch!(float_type, widened("mean", mean, channels))?;
+    let var = dispatch!(float_type, widened("var", var, channels))?;
+    dispatch!(float_type, apply(ctx, x, weight, bias, residual, &mean, &var, config))
+}
+
+/// Gradients of [`forward`] for the gradient of its output.
+///
+/// # Shapes
+/// `grad`: as the output of [`forward`], contiguous.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
+    fn run<T: Element>(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
+        let Statistics { mean, var, count } = &saved.statistics;
+        let channels = mean.len();
+        if grad.dims() != saved.x.dims() {
+            return Err(OpsError::shape(OP, "grad", grad, format!("{:?}, the shape of the output", saved.x.dims())));
+        }
+        let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + saved.config.eps).sqrt()).collect();
+        let x = elements::<T>(OP, "x", &saved.x)?;
+        let y = saved.y.as_ref().map(|y| elements::<T>(OP, "y", y)).transpose()?;
+        let grad = elements::<T>(OP, "grad", grad)?;
+        let pass = Pass { x: &x, y: y.as_deref(), grad: &grad, mean: &narrowed::<T>(mean) };
+
+        // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU.
+        let mut residual = saved.has_residual.then(|| vec![T::zero(); x.len()]);
+        let sums = match ctx.form() {
+            Form::Reference => reference::gradient_sums(&pass, residual.as_deref_mut()),
+            Form::Fast => cpu::gradient_sums(&pass, residual.as_deref_mut()),
+        };
+        let weight_grad: Vec<f64> = (0..channels).map(|c| sums[channels + c] * inv_std[c]).collect();
+        let bias_grad = &sums[..channels];
+
+        // The mean of the batch is over all processes; the gradients of weight and bias are this process's share.
+        let mut total = sums.clone();
+        ctx.reduction().sum(&mut total)?;
+        let weight: Vec<f64> =
+            elements::<T>(OP, "weight", &saved.weight)?.iter().map(|&w| crate::element::wide(w)).collect();
+        let n = *count as f64;
+        let scale: Vec<f64> = (0..channels).map(|c| weight[c] * inv_std[c]).collect();
+        let by_x: Vec<f64> =
+            (0..channels).map(|c| -scale[c] * inv_std[c] * inv_std[c] * total[channels + c] / n).collect();
+        let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * total[c] / n).collect();
+        let (scale, by_x, constant) = (narrowed::<T>(&scale), narrowed::<T>(&by_x), narrowed::<T>(&constant));
+        let affine = Affine { scale: &scale, by_x: &by_x, constant: &constant };
+        let mut dx = vec![T::zero(); x.len()];
+        match ctx.form() {
+            Form::Reference => reference::input_gradient(&pass, &affine, &mut dx),
+            Form::Fast => cpu::input_gradient(&pass, &affine, &mut dx),
+        }
+        Ok(Gradients {
+            x: tensor(dx, saved.x.shape())?,
+            weight: tensor(narrowed::<T>(&weight_grad), channels)?,
+            bias: tensor(narrowed::<T>(bias_grad), channels)?,
+            residual: residual.map(|r| tensor(r, saved.x.shape())).transpose()?,
+        })
+    }
+    dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad))
+}
+
+/// What both passes of the backward read.
+struct Pass<'a, T> {
+    x: &'a [T],
+    y: Option<&'a [T]>,
+    grad: &'a [T],
+    mean: &'a [T],
+}
+
+/// `dx = g · scale + (x - mean) · by_x + constant`, per channel.
+struct Affine<'a, T> {
+    scale: &'a [T],
+    by_x: &'a [T],
+    constant: &'a [T],
+}
+
+fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
+    values.iter().map(|&v| narrow(v)).collect()
+}
+
+/// Normalises with the given statistics.
+#[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
+fn apply<T: Element>(
+    ctx: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: Option<&Tensor>,
+    mean: &[f64],
+    var: &[f64],
+    config: BatchNorm,
+) -> Result<Tensor, OpsError> {
+    let shape = x.shape().clone();
+    let x = elements::<T>(OP, "x", x)?;
+    let (weight, bias) = (elements::<T>(OP, "weight", weight)?, elements::<T>(OP, "bias", bias)?);
+    let residual = residual.map(|r| elements::<T>(OP, "residual", r)).transpose()?;
+    let scale: Vec<f64> =
+        weight.iter().zip(var).map(|(&w, v)| crate::element::wide(w) / (v + config.eps).sqrt()).collect();
+    let shift: Vec<f64> =
+        bias.iter().zip(mean).zip(&scale).map(|((&b, m), s)| crate::element::wide(b) - m * s).collect();
+    let (scale, shift) = (narrowed::<T>(&scale), narrowed::<T>(&shift));
+    let mut y = vec![T::zero(); x.len()];
+    match ctx.form() {
+        Form::Reference => reference::scale_and_shift(&x, residual.as_deref(), &scale, &shift, config.relu, &mut y),
+        Form::Fast => cpu::scale_and_shift(&x, residual.as_deref(), &scale, &shift, config.relu, &mut y),
+    }
+    tensor(y, shape)
+}
+
+/// Checks the shapes and returns the number of channels.
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<usize, OpsError> {
+    let channels = match x.dims() {
+        [_, .., channels] if *channels > 0 => *channels,
+        _ => return Err(OpsError::shape(OP, "x", x, "[…, c] with at least one channel")),
+    };
+    for (argument, t) in [("weight", weight), ("bias", bias)] {
+        if t.dims() != [channels] {
+            return Err(OpsError::shape(OP, argument, t, format!("[{channels}], one value per channel of x")));
+        }
+    }
+    match residual {
+        Some(r) if r.dims() != x.dims() => {
+            Err(OpsError::shape(OP, "residual", r, format!("{:?}, the shape of x", x.dims())))
+        }
+        _ => Ok(channels),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! Convolution as matrix products, on all cores.
+//!
+//! A pointwise convolution is one product over all pixels. The others unfold a few thousand output pixels at a time into
+//! a matrix with one row a pixel and one column a tap (ky, kx, c_in), small enough to stay in the cache, and multiply that.
+//! The chunks are cut by shape, so that the bits do not depend on the number of threads.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Geometry;
+use crate::element::Element;
+use crate::product::{Matrix, MatrixMut, product};
+
+/// Elements of an unfolded chunk: what fits the caches beside the weights.
+const UNFOLDED: usize = 1 << 20;
+
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+    correlate(g, x, &taps_last(g, weight), y);
+}
+
+pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T], dx: &mut [T]) {
+    if g.is_pointwise() {
+        let grad = Matrix::new(grad, g.rows(), g.c_out);
+        return product(
+            &mut MatrixMut::new(dx, g.rows(), g.c_in),
+            grad,
+            Matrix::new(weight, g.c_out, g.c_in),
+            false,
+            true,
+        );
+    }
+    if g.stride == 1 && g.pad_h < g.k_h && g.pad_w < g.k_w {
+        // The transpose of a convolution with stride 1 is the convolution with the kernel turned by 180 degrees and
+        // the channels exchanged.
+        let turned = Geometry {
+            h: g.h_out,
+            w: g.w_out,
+            c_in: g.c_out,
+            c_out: g.c_in,
+            h_out: g.h,
+            w_out: g.w,
+            pad_h: g.k_h - 1 - g.pad_h,
+            pad_w: g.k_w - 1 - g.pad_w,
+            ..*g
+        };
+        return correlate(&turned, grad, &turn(g, weight), dx);
+    }
+    let weight = taps_last(g, weight);
+    let (pixels_out, pixels_in) = (g.h_out * g.w_out, g.h * g.w);
+    let pictures = (UNFOLDED / (pixels_out * g.taps()).max(1)).max(1);
+    let mut unfolded = vec![T::zero(); pictures.min(g.n) * pixels_out * g.taps()];
+    for (grad, dx) in grad.chunks(pictures * pixels_out * g.c_out).zip(dx.chunks_mut(pictures * pixels_in * g.c_in)) {
+        let rows = grad.len() / g.c_out;
+        let grad = Matrix::new(grad, rows, g.c_out);
+        product(
+            &mut MatrixMut::new(&mut unfolded, rows, g.taps()),
+            grad,
+            Matrix::new(&weight, g.c_out, g.taps()),
+            false,
+            true,
+        );
+        dx.par_chunks_mut(pixels_in * g.c_in)
+            .zip(unfolded.par_chunks(pixels_out * g.taps()))
+            .for_each(|(dx, unfolded)| fold(g, unfolded, dx));
+    }
+}
+
+pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw: &mut [T]) {
+    if g.is_pointwise() {
+        let (grad, x) = (Matrix::new(grad, g.rows(), g.c_out), Matrix::new(x, g.rows(), g.c_in));
+        return product(&mut MatrixMut::new(dw, g.c_out, g.c_in), grad.t(), x, false, true);
+    }
+    let taps = g.taps();
+    let mut sum = vec![T::zero(); g.c_out * taps];
+    for_each_unfolded(g, x, |rows, unfolded| {
+        let grad = Matrix::new(&grad[rows.start * g.c_out..], rows.len(), g.c_out);
+        let unfolded = Matrix::new(unfolded, rows.len(), taps);
+        product(&mut MatrixMut::new(&mut sum, g.c_out, taps), grad.t(), unfolded, true, true);
+    });
+    let area = g.k_h * g.k_w;
+    dw.par_chunks_mut(taps).zip(sum.par_chunks(taps)).for_each(|(dw, sum)| {
+        for (i, dw) in dw.iter_mut().enumerate() {
+            *dw = sum[i % area * g.c_in + i / area];
+        }
+    });
+}
+
+/// Forward convolution with weights in the order `[c_out, k_h, k_w, c_in]`.
+fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+    let weight = Matrix::new(weight, g.c_out, g.taps()).t();
+    if g.is_pointwise() {
+        let x = Matrix::new(x, g.rows(), g.c_in);
+        return product(&mut MatrixMut::new(y, g.rows(), g.c_out), x, weight, false, true);
+    }
+    for_each_unfolded(g, x, |rows, unfolded| {
+        let y = &mut y[rows.start * g.c_out..rows.end * g.c_out];
+        let unfolded = Matrix::new(unfolded, rows.len(), g.taps());
+        product(&mut MatrixMut::new(y, rows.len(), g.c_out), unfolded, weight, false, true);
+    });
+}
+
+/// Weights from `[c_out, c_in, k_h, k_w]` to `[c_out, k_h, k_w, c_in]`: a tap's channels lie together, as in the map.
+fn taps_last<'a, T: Element>(g: &Geometry, weight: &'a [T]) -> Cow<'a, [T]> {
+    let area = g.k_h * g.k_w;
+    if area == 1 {
+        return Cow::Borrowed(weight);
+    }
+    let mut out = vec![T::zero(); weight.len()];
+    out.par_chunks_mut(g.taps()).zip(weight.par_chunks(g.taps())).for_each(|(out, weight)| {
+        for (tap, out) in out.chunks_exact_mut(g.c_in).enumerate() {
+            out.iter_mut().enumerate().for_each(|(ci, out)| *out = weight[ci * area + tap]);
+        }
+    });
+    Cow::Owned(out)
+}
+
+/// Weights from `[c_out, c_in, k_h, k_w]` to `[c_in, k_h, k_w, c_out]` with the kernel turned by 180 degrees.
+fn turn<T: Element>(g: &Geometry, weight: &[T]) -> Vec<T> {
+    let area = g.k_h * g.k_w;
+    let mut out = vec![T::zero(); weight.len()];
+    out.par_chunks_mut(area * g.c_out).enumerate().for_each(|(ci, out)| {
+        for (tap, out) in out.chunks_exact_mut(g.c_out).enumerate() {
+            out.iter_mut().enumerate().for_each(|(co, out)| *out = weight[(co * g.c_in + ci) * area + area - 1 - tap]);
+        }
+    });
+    out
+}
+
+/// Calls `consume` with the unfolded matrix of one chunk of output pixels after the other.
+fn for_each_unfolded<T: Element>(g: &Geometry, x: &[T], mut consume: impl FnMut(Range<usize>, &[T])) {
+    let chunk = (UNFOLDED / g.taps()).max(1);
+    let mut unfolded = vec![T::zero(); chunk.min(g.rows()) * g.taps()];
+    for start in (0..g.rows()).step_by(chunk) {
+        let rows = start..(start + chunk).min(g.rows());
+        let unfolded = &mut unfolded[..rows.len() * g.taps()];
+        // One task a picture row keeps the index arithmetic out of the inner loop's way and is coarse enough to schedule.
+        unfolded.par_chunks_mut(g.w_out * g.taps()).enumerate().for_each(|(task, unfolded)| {
+            let first = rows.start + task * g.w_out;
+            for (row, unfolded) in unfolded.chunks_exact_mut(g.taps()).enumerate() {
+                unfold_pixel(g, x, first + row, unfolded);
+            }
+        });
+        consume(rows, unfolded);
+    }
+}
+
+/// The inputs of one output pixel, in the order (ky, kx, c_in); zeros outside the map.
+fn unfold_pixel<T: Element>(g: &Geometry, x: &[T], pixel: usize, out: &mut [T]) {
+    for (taps, place) in out.chunks_exact_mut(g.k_w * g.c_in).zip(kernel_rows(g, pixel)) {
+        match place {
+            None => taps.fill(T::zero()),
+            Some(Place { input, columns }) => {
+                let (start, end) = (columns.start * g.c_in, columns.end * g.c_in);
+                taps[..start].fill(T::zero());
+                taps[end..].fill(T::zero());
+                taps[start..end].copy_from_slice(&x[input * g.c_in..][..end - start]);
+            }
+        }
+    }
+}
+
+/// The transpose of unfolding one picture: adds every tap to the input pixel it came from.
+fn fold<T: Element>(g: &Geometry, unfolded: &[T], dx: &mut [T]) {
+    for (pixel, unfolded) in unfolded.chunks_exact(g.taps()).enumerate() {
+        for (taps, place) in unfolded.chunks_exact(g.k_w * g.c_in).zip(kernel_rows(g, pixel)) {
+            if let Some(Place { input, columns }) = place {
+                let taps = &taps[columns.start * g.c_in..columns.end * g.c_in];
+                dx[input * g.c_in..].iter_mut().zip(taps).for_each(|(dx, &tap)| *dx += tap);
+            }
+        }
+    }
+}
+
+/// Where one row of the kernel lies on the map.
+struct Place {
+    /// The first input pixel under it, counted over all pictures.
+    input: usize,
+    /// The columns of the kernel that are inside the map.
+    columns: Range<usize>,
+}
+
+/// For every row of the kernel at output pixel `pixel`: its place, or none if it lies outside.
+fn kernel_rows(g: &Geometry, pixel: usize) -> impl Iterator<Item = Option<Place>> {
+    let g = *g;
+    let (n, y, x) = (pixel / (g.h_out * g.w_out), pixel / g.w_out % g.h_out, pixel % g.w_out);
+    let (top, left) = (y * g.stride, x * g.stride);
+    let columns = g.pad_w.saturating_sub(left)..g.k_w.min((g.w + g.pad_w).saturating_sub(left));
+    (0..g.k_h).map(move |ky| {
+        let inside = (g.pad_h..g.h + g.pad_h).contains(&(top + ky)) && !columns.is_empty();
+        inside.then(|| Place {
+            input: (n * g.h + top + ky - g.pad_h) * g.w + left + columns.start - g.pad_w,
+            columns: columns.clone(),
+        })
+    })
+}

@@ -1,0 +1,169 @@
+//! Two-dimensional convolution on NHWC maps, without bias: forward, gradient of the input, gradient of the weights.
+
+mod cpu;
+mod reference;
+
+use candle_core::Tensor;
+
+use crate::context::{Context, Form};
+use crate::element::Element;
+use crate::error::OpsError;
+use crate::storage::{dispatch, elements, float_type, tensor};
+
+const OP: &str = "conv2d";
+
+/// How the kernel moves over the map, the same in both directions. Zeros surround the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Pixels from one position of the kernel to the next, at least 1.
+    pub stride: usize,
+    /// Rows and columns of zeros on each side.
+    pub padding: usize,
+}
+
+/// What [`backward`] needs of the forward pass.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    x: Tensor,
+    weight: Tensor,
+    window: Window,
+}
+
+/// Gradients of the arguments of [`forward`].
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// Of the map, `[n, h, w, c_in]`, if it was asked for.
+    pub x: Option<Tensor>,
+    /// Of the weights, `[c_out, c_in, k_h, k_w]`.
+    pub weight: Tensor,
+}
+
+/// Cross-correlation of a map with a bank of kernels, PyTorch's `conv2d` with `bias=None`.
+///
+/// # Shapes
+/// `x`: `[n, h, w, c_in]`, contiguous; `weight`: `[c_out, c_in, k_h, k_w]` (PyTorch's order), contiguous; one float type.
+/// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + 2·padding - k_h) / stride + 1`.
+///
+/// # Errors
+/// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if the arguments are not as above.
+pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Result<(Tensor, Saved), OpsError> {
+    fn run<T: Element>(ctx: &Context, x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor, OpsError> {
+        let mut y = vec![T::zero(); g.n * g.h_out * g.w_out * g.c_out];
+        {
+            let (x, weight) = (elements::<T>(OP, "x", x)?, elements::<T>(OP, "weight", weight)?);
+            match ctx.form() {
+                Form::Reference => reference::forward(g, &x, &weight, &mut y),
+                Form::Fast => cpu::forward(g, &x, &weight, &mut y),
+            }
+        }
+        tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
+    }
+    let geometry = Geometry::new(x, weight, window)?;
+    let y = dispatch!(float_type(OP, "x", x)?, run(ctx, x, weight, &geometry))?;
+    Ok((y, Saved { x: x.clone(), weight: weight.clone(), window }))
+}
+
+/// Gradients of [`forward`] for the gradient of its output; that of the map only if `wants_x`.
+///
+/// # Shapes
+/// `grad`: as the output of [`forward`], contiguous.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
+    fn run<T: Element>(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
+        let g = Geometry::new(&saved.x, &saved.weight, saved.window)?;
+        let expected = [g.n, g.h_out, g.w_out, g.c_out];
+        if grad.dims() != expected {
+            return Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output")));
+        }
+        let grad = elements::<T>(OP, "grad", grad)?;
+        let dw = {
+            let mut dw = vec![T::zero(); g.c_out * g.taps()];
+            let x = elements::<T>(OP, "x", &saved.x)?;
+            match ctx.form() {
+                Form::Reference => reference::backward_weight(&g, &x, &grad, &mut dw),
+                Form::Fast => cpu::backward_weight(&g, &x, &grad, &mut dw),
+            }
+            tensor(dw, saved.weight.shape())?
+        };
+        let dx = if wants_x {
+            let mut dx = vec![T::zero(); g.n * g.h * g.w * g.c_in];
+            let weight = elements::<T>(OP, "weight", &saved.weight)?;
+            match ctx.form() {
+                Form::Reference => reference::backward_input(&g, &weight, &grad, &mut dx),
+                Form::Fast => cpu::backward_input(&g, &weight, &grad, &mut dx),
+            }
+            Some(tensor(dx, saved.x.shape())?)
+        } else {
+            None
+        };
+        Ok(Gradients { x: dx, weight: dw })
+    }
+    dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
+}
+
+/// All sizes of one convolution.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    n: usize,
+    h: usize,
+    w: usize,
+    c_in: usize,
+    c_out: usize,
+    k_h: usize,
+    k_w: usize,
+    h_out: usize,
+    w_out: usize,
+    stride: usize,
+    pad_h: usize,
+    pad_w: usize,
+}
+
+impl Geometry {
+    fn new(x: &Tensor, weight: &Tensor, window: Window) -> Result<Self, OpsError> {
+        let &[n, h, w, c_in] = x.dims() else {
+            return Err(OpsError::shape(OP, "x", x, "[n, h, w, c_in]"));
+        };
+        let &[c_out, w_c_in, k_h, k_w] = weight.dims() else {
+            return Err(OpsError::shape(OP, "weight", weight, "[c_out, c_in, k_h, k_w]"));
+        };
+        let Window { stride, padding } = window;
+        if w_c_in != c_in {
+            let expected = format!("[c_out, {c_in}, k_h, k_w] for a map of {c_in} channels");
+            return Err(OpsError::shape(OP, "weight", weight, expected));
+        }
+        if stride == 0 || k_h == 0 || k_w == 0 {
+            return Err(OpsError::shape(
+                OP,
+                "weight",
+                weight,
+                format!("a kernel and a stride above 0, stride is {stride}"),
+            ));
+        }
+        if h + 2 * padding < k_h || w + 2 * padding < k_w {
+            let expected = format!("a map of at least {k_h} x {k_w} with its padding of {padding}");
+            return Err(OpsError::shape(OP, "x", x, expected));
+        }
+        let (h_out, w_out) = ((h + 2 * padding - k_h) / stride + 1, (w + 2 * padding - k_w) / stride + 1);
+        Ok(Self { n, h, w, c_in, c_out, k_h, k_w, h_out, w_out, stride, pad_h: padding, pad_w: padding })
+    }
+
+    /// Pixels of the output, over all pictures.
+    fn rows(&self) -> usize {
+        self.n * self.h_out * self.w_out
+    }
+
+    /// Inputs of one output.
+    fn taps(&self) -> usize {
+        self.k_h * self.k_w * self.c_in
+    }
+
+    /// Whether every output pixel sees just the input pixel at its place.
+    fn is_pointwise(&self) -> bool {
+        self.k_h == 1 && self.k_w == 1 && self.stride == 1 && self.pad_h == 0 && self.pad_w == 0
+    }
+}
+
+#[cfg(test)]
+mod tests;

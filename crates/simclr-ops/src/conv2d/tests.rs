@@ -1,0 +1,151 @@
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::check::{close, finite_differences, forms, random};
+
+/// Odd channel counts, picture sizes, kernels, strides and paddings; (n, h, w, c_in, c_out, k, stride, padding).
+const SHAPES: [[usize; 8]; 12] = [
+    [1, 1, 1, 1, 1, 1, 1, 0],
+    [2, 5, 4, 3, 7, 3, 1, 1],
+    [1, 8, 8, 31, 33, 3, 2, 1],
+    [3, 7, 6, 33, 31, 1, 2, 0],
+    [2, 6, 6, 31, 1, 1, 1, 0],
+    [1, 33, 3, 1, 31, 3, 1, 1],
+    [2, 3, 3, 4, 5, 3, 1, 0],
+    [1, 9, 9, 3, 4, 7, 2, 3],
+    [2, 4, 5, 2, 3, 1, 1, 1],
+    [1, 5, 5, 2, 3, 3, 1, 4],
+    [1, 2, 2, 3, 2, 3, 3, 2],
+    [2, 6, 5, 3, 2, 2, 1, 1],
+];
+
+fn arguments([n, h, w, c_in, c_out, k, stride, padding]: [usize; 8]) -> (Tensor, Tensor, Window) {
+    (random(&[n, h, w, c_in], 1), random(&[c_out, c_in, k, k], 2), Window { stride, padding })
+}
+
+#[test]
+fn every_form_agrees_with_candle() {
+    for shape in SHAPES {
+        let (x, weight, window) = arguments(shape);
+        let nchw = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let want = nchw.conv2d(&weight, window.padding, window.stride, 1, 1).unwrap().permute((0, 2, 3, 1)).unwrap();
+        for ctx in forms() {
+            let (y, _) = forward(&ctx, &x, &weight, window).unwrap();
+            close(&y, &want, 1e-12, &format!("{shape:?} {ctx:?}"));
+        }
+    }
+}
+
+#[test]
+fn gradients_by_finite_differences() {
+    for shape in SHAPES {
+        let (x, weight, window) = arguments(shape);
+        // Every element is moved twice: the large shapes are left to the comparison of the forms.
+        if x.elem_count() * weight.elem_count() > 20_000 {
+            continue;
+        }
+        for ctx in forms() {
+            finite_differences(
+                &[x.clone(), weight.clone()],
+                |a| Ok(forward(&ctx, &a[0], &a[1], window)?.0),
+                |a, grad| {
+                    let g = backward(&ctx, &forward(&ctx, &a[0], &a[1], window)?.1, grad, true)?;
+                    Ok(vec![g.x.unwrap(), g.weight])
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn the_fast_gradients_are_the_reference_s() {
+    for shape in SHAPES {
+        let (x, weight, window) = arguments(shape);
+        let [reference, fast] = forms().map(|ctx| {
+            let (y, saved) = forward(&ctx, &x, &weight, window).unwrap();
+            backward(&ctx, &saved, &random(y.dims(), 3), true).unwrap()
+        });
+        close(&fast.weight, &reference.weight, 1e-12, &format!("weight {shape:?}"));
+        close(&fast.x.unwrap(), &reference.x.unwrap(), 1e-12, &format!("x {shape:?}"));
+    }
+}
+
+#[test]
+fn f32_is_as_exact_as_f32_can_be() {
+    for shape in SHAPES {
+        let (x, weight, window) = arguments(shape);
+        let narrow = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+        let run = |ctx: &Context, x: &Tensor, weight: &Tensor| {
+            let (y, saved) = forward(ctx, x, weight, window).unwrap();
+            let grad = random(y.dims(), 3).to_dtype(x.dtype()).unwrap();
+            let g = backward(ctx, &saved, &grad, true).unwrap();
+            [y, g.x.unwrap(), g.weight]
+        };
+        let want = run(&Context::with_form(Form::Reference), &x, &weight);
+        for ctx in forms() {
+            for (got, want) in run(&ctx, &narrow(&x), &narrow(&weight)).iter().zip(&want) {
+                // Sums of up to some thousand terms of size 1: 1e-5 is a hundred roundings.
+                close(got, want, 1e-5, &format!("{shape:?} {ctx:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn many_chunks_give_the_same_as_one() {
+    // 2 · 70 · 70 rows of 9 · 16 taps are more than one unfolded chunk holds, with both strides.
+    for stride in [1, 2] {
+        let (x, weight, window) = arguments([3, 70, 70, 16, 3, 3, stride, 1]);
+        let [reference, fast] = forms().map(|ctx| {
+            let (y, saved) = forward(&ctx, &x, &weight, window).unwrap();
+            let g = backward(&ctx, &saved, &random(y.dims(), 3), true).unwrap();
+            [y, g.x.unwrap(), g.weight]
+        });
+        fast.iter().zip(&reference).for_each(|(f, r)| close(f, r, 1e-11, "chunks"));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let (x, weight, window) = arguments([4, 33, 31, 16, 33, 3, 2, 1]);
+    let (x, weight) = (x.to_dtype(DType::F32).unwrap(), weight.to_dtype(DType::F32).unwrap());
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let ctx = Context::new();
+            let (y, saved) = forward(&ctx, &x, &weight, window).unwrap();
+            let grad = random(y.dims(), 3).to_dtype(DType::F32).unwrap();
+            let g = backward(&ctx, &saved, &grad, true).unwrap();
+            [y, g.x.unwrap(), g.weight].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        })
+    };
+    let one = run(1);
+    for threads in [2, 5] {
+        assert!(one == run(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn the_gradient_of_the_pictures_is_not_computed_unasked() {
+    let (x, weight, window) = arguments(SHAPES[1]);
+    let (y, saved) = forward(&Context::new(), &x, &weight, window).unwrap();
+    assert!(backward(&Context::new(), &saved, &y, false).unwrap().x.is_none());
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let ctx = Context::new();
+    let window = Window { stride: 1, padding: 0 };
+    let (x, weight) = (random(&[1, 4, 4, 3], 1), random(&[2, 5, 3, 3], 2));
+    let message = |x: &Tensor, weight: &Tensor, window| forward(&ctx, x, weight, window).unwrap_err().to_string();
+    assert!(message(&x, &weight, window).contains("weight has shape [2, 5, 3, 3], expected [c_out, 3, k_h, k_w]"));
+    let small = random(&[1, 2, 2, 5], 1);
+    assert!(message(&small, &weight, window).contains("x has shape [1, 2, 2, 5], expected a map of at least 3 x 3"));
+    assert!(message(&small, &weight, Window { stride: 0, padding: 1 }).contains("stride is 0"));
+    let strided = random(&[1, 5, 4, 4], 1).permute((0, 2, 3, 1)).unwrap();
+    assert!(message(&strided, &weight, window).contains("expected contiguous elements"));
+    let bytes = Tensor::zeros((1, 4, 4, 5), DType::U8, &Device::Cpu).unwrap();
+    assert!(message(&bytes, &weight, window).contains("x has elements of type U8, expected f32 or f64"));
+    let halves = random(&[1, 4, 4, 5], 1).to_dtype(DType::F32).unwrap();
+    assert!(message(&halves, &weight, window).contains("weight has elements of type F64, expected f32"));
+}

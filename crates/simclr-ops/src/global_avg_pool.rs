@@ -1,0 +1,118 @@
+//! The mean over all pixels of a map, per channel: `AdaptiveAvgPool2d(1)` and `flatten` on NHWC.
+//!
+//! One pass over little memory: the plain loop is the only form.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::context::Context;
+use crate::element::{Element, narrow};
+use crate::error::OpsError;
+use crate::simd::simd;
+use crate::storage::{dispatch, elements, float_type, tensor};
+
+const OP: &str = "global_avg_pool";
+
+/// What [`backward`] needs of the forward pass: the shape of the map.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    dims: [usize; 4],
+}
+
+/// The mean of every channel of every picture.
+///
+/// # Shapes
+/// `x`: `[n, h, w, c]`, contiguous, `h · w > 0`. Returns `[n, c]`.
+///
+/// # Errors
+/// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if `x` is not as above.
+pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
+    fn run<T: Element>(x: &Tensor, [n, h, w, c]: [usize; 4]) -> Result<Tensor, OpsError> {
+        let x = elements::<T>(OP, "x", x)?;
+        let mut y = vec![T::zero(); n * c];
+        let share = narrow::<T>(1.0 / (h * w) as f64);
+        y.par_chunks_mut(c).zip(x.par_chunks(h * w * c)).for_each(|(y, x)| {
+            simd(
+                #[inline(always)]
+                || {
+                    for pixel in x.chunks_exact(c) {
+                        y.iter_mut().zip(pixel).for_each(|(y, &x)| *y += x);
+                    }
+                    y.iter_mut().for_each(|y| *y *= share);
+                },
+            );
+        });
+        tensor(y, (n, c))
+    }
+    match *x.dims() {
+        [n, h, w, c] if h * w * c > 0 => {
+            let dims = [n, h, w, c];
+            Ok((dispatch!(float_type(OP, "x", x)?, run(x, dims))?, Saved { dims }))
+        }
+        _ => Err(OpsError::shape(OP, "x", x, "[n, h, w, c] with at least one pixel and channel")),
+    }
+}
+
+/// The gradient of [`forward`]: every pixel gets its equal share.
+///
+/// # Shapes
+/// `grad`: `[n, c]`, contiguous. Returns `[n, h, w, c]`.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
+    fn run<T: Element>([n, h, w, c]: [usize; 4], grad: &Tensor) -> Result<Tensor, OpsError> {
+        let grad = elements::<T>(OP, "grad", grad)?;
+        let mut dx = vec![T::zero(); n * h * w * c];
+        let share = narrow::<T>(1.0 / (h * w) as f64);
+        dx.par_chunks_mut(h * w * c).zip(grad.par_chunks(c)).for_each(|(dx, grad)| {
+            for pixel in dx.chunks_exact_mut(c) {
+                pixel.iter_mut().zip(grad).for_each(|(dx, &g)| *dx = g * share);
+            }
+        });
+        tensor(dx, (n, h, w, c))
+    }
+    let [n, _, _, c] = saved.dims;
+    if grad.dims() != [n, c] {
+        return Err(OpsError::shape(OP, "grad", grad, format!("[{n}, {c}], the shape of the output")));
+    }
+    dispatch!(float_type(OP, "grad", grad)?, run(saved.dims, grad))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{close, finite_differences, random};
+    use candle_core::DType;
+
+    #[test]
+    fn is_the_mean_over_pixels() {
+        for (n, h, w, c) in [(1, 1, 1, 1), (2, 3, 5, 31), (3, 4, 4, 33)] {
+            let x = random(&[n, h, w, c], 1);
+            let (y, _) = forward(&Context::new(), &x).unwrap();
+            close(&y, &x.mean((1, 2)).unwrap(), 1e-14, "mean");
+        }
+    }
+
+    #[test]
+    fn gradient_by_finite_differences() {
+        let x = random(&[2, 3, 2, 5], 1);
+        let ctx = Context::new();
+        finite_differences(
+            &[x],
+            |a| Ok(forward(&ctx, &a[0])?.0),
+            |a, grad| Ok(vec![backward(&ctx, &forward(&ctx, &a[0])?.1, grad)?]),
+        );
+    }
+
+    #[test]
+    fn wrong_shapes_and_types_are_named() {
+        let ctx = Context::new();
+        let flat = random(&[2, 3], 1);
+        let message = forward(&ctx, &flat).unwrap_err().to_string();
+        assert!(message.contains("x has shape [2, 3], expected [n, h, w, c]"), "{message}");
+        let bytes = random(&[1, 1, 1, 1], 1).to_dtype(DType::U8).unwrap();
+        let message = forward(&ctx, &bytes).unwrap_err().to_string();
+        assert!(message.contains("elements of type U8, expected f32 or f64"), "{message}");
+    }
+}

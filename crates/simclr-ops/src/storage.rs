@@ -1,0 +1,142 @@
+//! From candle's tensors to slices and back.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor};
+
+use rayon::prelude::*;
+
+use crate::element::Element;
+use crate::error::OpsError;
+use crate::simd::{CHUNK, simd};
+
+/// The elements of a contiguous CPU tensor, readable as a slice for as long as this lives.
+pub(crate) struct Elements<'a, T> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Deref for Elements<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &*self.storage {
+            // The element type and the device were checked in `elements`.
+            Storage::Cpu(cpu) => cpu.as_slice::<T>().map_or(&[], |all| &all[self.range.clone()]),
+            _ => &[],
+        }
+    }
+}
+
+/// The elements of `tensor`, which must be on the CPU, of type `T` and contiguous.
+pub(crate) fn elements<'a, T: Element>(
+    op: &'static str,
+    argument: &'static str,
+    tensor: &'a Tensor,
+) -> Result<Elements<'a, T>, OpsError> {
+    if tensor.dtype() != T::DTYPE {
+        return Err(OpsError::Dtype { op, argument, found: tensor.dtype(), expected: T::DTYPE.as_str() });
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(_) = &*storage else { return Err(OpsError::NoForm { op, device: device_name(tensor.device()) }) };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(OpsError::shape(op, argument, tensor, "contiguous elements"));
+    };
+    Ok(Elements { storage, range: start..end, element: PhantomData })
+}
+
+/// Whether ops compute in `tensor`'s type, and where: the one place that says which devices and types have a form.
+pub(crate) fn float_type(op: &'static str, argument: &'static str, tensor: &Tensor) -> Result<FloatType, OpsError> {
+    if !tensor.device().is_cpu() {
+        return Err(OpsError::NoForm { op, device: device_name(tensor.device()) });
+    }
+    match tensor.dtype() {
+        DType::F32 => Ok(FloatType::F32),
+        DType::F64 => Ok(FloatType::F64),
+        found => Err(OpsError::Dtype { op, argument, found, expected: "f32 or f64" }),
+    }
+}
+
+/// The element types that ops have forms for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FloatType {
+    F32,
+    F64,
+}
+
+/// Calls a generic function with the element type found by [`float_type`].
+macro_rules! dispatch {
+    ($float_type:expr, $function:ident($($argument:expr),* $(,)?)) => {
+        match $float_type {
+            $crate::storage::FloatType::F32 => $function::<f32>($($argument),*),
+            $crate::storage::FloatType::F64 => $function::<f64>($($argument),*),
+        }
+    };
+}
+pub(crate) use dispatch;
+
+fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "CPU",
+        Device::Cuda(_) => "CUDA",
+        Device::Metal(_) => "Metal",
+    }
+}
+
+/// A CPU tensor that owns `elements`.
+pub(crate) fn tensor<T: Element>(elements: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor, OpsError> {
+    Ok(Tensor::from_vec(elements, shape.into(), &Device::Cpu)?)
+}
+
+/// Lets `write` change the elements of `tensor` where they are: every tensor that shares its memory sees it.
+///
+/// This is for memory that the caller knows to be its own (a parameter under its optimizer, a gradient under
+/// construction); candle's graph records nothing.
+///
+/// # Errors
+/// If `tensor` is not a contiguous CPU tensor of type `T`.
+pub fn modify<T: Element>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Result<(), OpsError> {
+    // `cpu_fwd` may only be called once on what it takes, and only through a shared reference: hence the lock.
+    struct Modify<T, F>(Mutex<Option<F>>, PhantomData<fn(T)>);
+
+    impl<T: Element, F: FnOnce(&mut [T])> InplaceOp1 for Modify<T, F> {
+        fn name(&self) -> &'static str {
+            "modify in place"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+            let all: &mut dyn Any = match storage {
+                CpuStorage::F32(all) => all,
+                CpuStorage::F64(all) => all,
+                _ => candle_core::bail!("only f32 and f64 are changed in place"),
+            };
+            let Some((start, end)) = layout.contiguous_offsets() else {
+                candle_core::bail!("elements changed in place must be contiguous, strides are {:?}", layout.stride())
+            };
+            match (all.downcast_mut::<Vec<T>>(), self.0.lock().ok().and_then(|mut once| once.take())) {
+                (Some(all), Some(write)) => write(&mut all[start..end]),
+                _ => candle_core::bail!("elements are not {}", T::DTYPE.as_str()),
+            }
+            Ok(())
+        }
+    }
+
+    Ok(tensor.inplace_op1(&Modify(Mutex::new(Some(write)), PhantomData))?)
+}
+
+/// `sum += term` where `sum` is, which nothing else may be reading.
+pub(crate) fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
+    fn run<T: Element>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
+        let term = elements::<T>("sum of gradients", "term", term)?;
+        modify::<T>(sum, |sum| {
+            sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
+                simd(|| sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t));
+            });
+        })
+    }
+    dispatch!(float_type("sum of gradients", "sum", sum)?, run(sum, term))
+}

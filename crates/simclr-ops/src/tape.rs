@@ -1,0 +1,271 @@
+//! A tape of ops: recorded forward, run backward once, freed as it goes.
+//!
+//! candle's own graph keeps every activation until the loss is dropped and gives every gradient a zero-filled tensor and
+//! a sum. Here a node's saved tensors are dropped as soon as its gradients are known, a gradient that arrives first is
+//! taken as it is, and what wants no gradient (the pictures) costs nothing.
+
+use candle_core::Tensor;
+
+use crate::batch_norm::{self, BatchNorm, Statistics};
+use crate::context::Context;
+use crate::conv2d::{self, Window};
+use crate::error::OpsError;
+use crate::storage::add_assign;
+use crate::{global_avg_pool, l2_normalize, linear};
+
+/// A tensor on a tape.
+#[derive(Clone, Debug)]
+pub struct Value {
+    id: usize,
+    tensor: Tensor,
+}
+
+impl Value {
+    /// The numbers. They carry no candle graph.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+/// From the gradient of a node's output to those of the values it was made of.
+type Backward = Box<dyn FnOnce(&Context, &Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send>;
+
+struct Node {
+    output: usize,
+    backward: Backward,
+}
+
+/// The ops of one forward pass, in order.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use simclr_ops::{Context, tape::Tape};
+/// # fn main() -> Result<(), simclr_ops::OpsError> {
+/// let x = Tensor::new(&[[3f64, 4.0]], &Device::Cpu)?;
+/// let mut tape = Tape::new(&Context::new());
+/// let value = tape.leaf(&x);
+/// let unit = tape.l2_normalize(&value)?;
+/// let gradients = tape.backward(&unit, &Tensor::new(&[[1f64, 0.0]], &Device::Cpu)?)?;
+/// assert_eq!(gradients[0].1.to_vec2::<f64>()?, [[0.128, -0.096]]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tape {
+    ctx: Context,
+    /// By value: whether its gradient is wanted.
+    wants: Vec<bool>,
+    leaves: Vec<(usize, Tensor)>,
+    nodes: Vec<Node>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { wants, leaves, nodes, .. } = self;
+        write!(f, "Tape of {} values, {} leaves, {} nodes", wants.len(), leaves.len(), nodes.len())
+    }
+}
+
+impl Tape {
+    /// An empty tape whose ops run as `ctx` says.
+    pub fn new(ctx: &Context) -> Self {
+        Self { ctx: ctx.clone(), wants: Vec::new(), leaves: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// A value whose gradient is wanted: a parameter, or the input of what is differentiated.
+    pub fn leaf(&mut self, tensor: &Tensor) -> Value {
+        let value = self.value(tensor.detach(), true);
+        self.leaves.push((value.id, tensor.clone()));
+        value
+    }
+
+    /// A value whose gradient nobody needs: pictures, or parameters at inference. Ops on constants alone record nothing.
+    pub fn constant(&mut self, tensor: &Tensor) -> Value {
+        self.value(tensor.detach(), false)
+    }
+
+    /// [`conv2d::forward`].
+    ///
+    /// # Errors
+    /// Those of the op; so for all that follow.
+    pub fn conv2d(&mut self, x: &Value, weight: &Value, window: Window) -> Result<Value, OpsError> {
+        let (y, saved) = conv2d::forward(&self.ctx, &x.tensor, &weight.tensor, window)?;
+        let (x_id, weight_id, wants_x) = (x.id, weight.id, self.wants[x.id]);
+        Ok(self.record(y, &[x, weight], move |ctx, grad| {
+            let gradients = conv2d::backward(ctx, &saved, grad, wants_x)?;
+            Ok([gradients.x.map(|dx| (x_id, dx)), Some((weight_id, gradients.weight))].into_iter().flatten().collect())
+        }))
+    }
+
+    /// [`batch_norm::forward`], with the statistics of the batch.
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn batch_norm(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: &Value,
+        residual: Option<&Value>,
+        config: BatchNorm,
+    ) -> Result<(Value, Statistics), OpsError> {
+        let residual_tensor = residual.map(|r| &r.tensor);
+        let (y, saved) =
+            batch_norm::forward(&self.ctx, &x.tensor, &weight.tensor, &bias.tensor, residual_tensor, config)?;
+        let statistics = saved.statistics().clone();
+        let ids = [x.id, weight.id, bias.id];
+        let residual_id = residual.map(|r| r.id);
+        let inputs: Vec<&Value> = [x, weight, bias].into_iter().chain(residual).collect();
+        let y = self.record(y, &inputs, move |ctx, grad| {
+            let g = batch_norm::backward(ctx, &saved, grad)?;
+            let own = ids.into_iter().zip([g.x, g.weight, g.bias]);
+            Ok(own.chain(residual_id.zip(g.residual)).collect())
+        });
+        Ok((y, statistics))
+    }
+
+    /// [`batch_norm::inference`], for constants: it has no backward.
+    ///
+    /// # Errors
+    /// [`OpsError::Tape`] if a gradient of `x` is wanted; those of the op.
+    #[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
+    pub fn batch_norm_inference(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: &Value,
+        mean: &Tensor,
+        var: &Tensor,
+        residual: Option<&Value>,
+        config: BatchNorm,
+    ) -> Result<Value, OpsError> {
+        if [x, weight, bias].into_iter().chain(residual).any(|value| self.wants[value.id]) {
+            return Err(OpsError::Tape("batch norm with fixed statistics has no backward"));
+        }
+        let residual = residual.map(|r| &r.tensor);
+        let y = batch_norm::inference(&self.ctx, &x.tensor, &weight.tensor, &bias.tensor, mean, var, residual, config)?;
+        Ok(self.value(y, false))
+    }
+
+    /// [`global_avg_pool::forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn global_avg_pool(&mut self, x: &Value) -> Result<Value, OpsError> {
+        let (y, saved) = global_avg_pool::forward(&self.ctx, &x.tensor)?;
+        let x_id = x.id;
+        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, global_avg_pool::backward(ctx, &saved, grad)?)])))
+    }
+
+    /// [`linear::forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value, OpsError> {
+        let (y, saved) = linear::forward(&self.ctx, &x.tensor, &weight.tensor, bias.map(|b| &b.tensor))?;
+        let (x_id, weight_id, bias_id) = (x.id, weight.id, bias.map(|b| b.id));
+        let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
+        Ok(self.record(y, &inputs, move |ctx, grad| {
+            let g = linear::backward(ctx, &saved, grad)?;
+            Ok([(x_id, g.x), (weight_id, g.weight)].into_iter().chain(bias_id.map(|id| (id, g.bias))).collect())
+        }))
+    }
+
+    /// [`l2_normalize::forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn l2_normalize(&mut self, x: &Value) -> Result<Value, OpsError> {
+        let (y, saved) = l2_normalize::forward(&self.ctx, &x.tensor)?;
+        let x_id = x.id;
+        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, l2_normalize::backward(ctx, &saved, grad)?)])))
+    }
+
+    /// Runs backwards from the gradient of `output` and returns each leaf that it depends on with its gradient.
+    ///
+    /// # Shapes
+    /// `grad`: as `output`. The gradients have the shapes of their leaves.
+    ///
+    /// # Errors
+    /// [`OpsError::Tape`] if `output` depends on no leaf; those of the ops.
+    pub fn backward(mut self, output: &Value, grad: &Tensor) -> Result<Vec<(Tensor, Tensor)>, OpsError> {
+        if !self.wants.get(output.id).is_some_and(|&wants| wants) {
+            return Err(OpsError::Tape("its output depends on no value whose gradient is wanted"));
+        }
+        let mut gradients: Vec<Option<Tensor>> = vec![None; self.wants.len()];
+        gradients[output.id] = Some(grad.detach().contiguous()?);
+        // Popping drops a node, and with it the tensors that it saved, before the next one runs.
+        while let Some(Node { output, backward }) = self.nodes.pop() {
+            let Some(grad) = gradients[output].take() else { continue };
+            for (id, term) in backward(&self.ctx, &grad)? {
+                match &gradients[id] {
+                    _ if !self.wants[id] => {}
+                    Some(sum) => add_assign(sum, &term)?,
+                    None => gradients[id] = Some(term),
+                }
+            }
+        }
+        let of_leaf = |(id, leaf): (usize, Tensor)| gradients[id].take().map(|gradient| (leaf, gradient));
+        Ok(self.leaves.into_iter().filter_map(of_leaf).collect())
+    }
+
+    fn value(&mut self, tensor: Tensor, wants_gradient: bool) -> Value {
+        self.wants.push(wants_gradient);
+        Value { id: self.wants.len() - 1, tensor }
+    }
+
+    /// Adds the output of an op; its backward is kept only if a gradient of an input is wanted.
+    fn record<F>(&mut self, output: Tensor, inputs: &[&Value], backward: F) -> Value
+    where
+        F: FnOnce(&Context, &Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send + 'static,
+    {
+        let wants = inputs.iter().any(|input| self.wants[input.id]);
+        let value = self.value(output, wants);
+        if wants {
+            self.nodes.push(Node { output: value.id, backward: Box::new(backward) });
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::random;
+
+    #[test]
+    fn a_value_used_twice_gets_both_gradients() {
+        // y = norm(x · Aᵀ) and z = bn(y + residual y): y is an input of the batch norm and its residual.
+        let (x, w) = (random(&[4, 3], 1), random(&[5, 3], 2));
+        let (scale, shift) = (random(&[5], 3), random(&[5], 4));
+        let config = BatchNorm { eps: 1e-5, relu: true };
+        let run = |x: &Tensor, grad: &Tensor| -> Result<(Tensor, Vec<(Tensor, Tensor)>), OpsError> {
+            let mut tape = Tape::new(&Context::new());
+            let (x, w) = (tape.leaf(x), tape.constant(&w));
+            let (scale, shift) = (tape.constant(&scale), tape.constant(&shift));
+            let y = tape.linear(&x, &w, None)?;
+            let (z, _) = tape.batch_norm(&y, &scale, &shift, Some(&y), config)?;
+            let out = z.tensor().clone();
+            Ok((out, tape.backward(&z, grad)?))
+        };
+        let nothing = random(&[4, 5], 5);
+        crate::check::finite_differences(
+            &[x],
+            |a| Ok(run(&a[0], &nothing)?.0),
+            |a, grad| {
+                let gradients = run(&a[0], grad)?.1;
+                assert_eq!(gradients.len(), 1, "only the leaf has a gradient");
+                Ok(vec![gradients[0].1.clone()])
+            },
+        );
+    }
+
+    #[test]
+    fn constants_record_nothing() {
+        let mut tape = Tape::new(&Context::new());
+        let x = tape.constant(&random(&[2, 3], 1));
+        let y = tape.l2_normalize(&x).unwrap();
+        assert!(tape.nodes.is_empty());
+        let message = tape.backward(&y, &random(&[2, 3], 2)).unwrap_err().to_string();
+        assert!(message.contains("depends on no value whose gradient is wanted"), "{message}");
+    }
+}
