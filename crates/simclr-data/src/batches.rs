@@ -1,0 +1,94 @@
+//! A set once through, in order, for evaluation.
+
+use candle_core::{Device, Tensor};
+
+use crate::{DataError, Pictures, TestTransform};
+
+/// Pictures in the order of their set.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `[n, 3, height, width]`, `f32`, normalised, on the CPU.
+    pub pictures: Tensor,
+    /// The class of each picture, where it is known.
+    pub labels: Vec<Option<u32>>,
+    /// Which pictures of the set these are.
+    pub indices: Vec<usize>,
+}
+
+/// Goes through `set` in batches of `batch` pictures; the last one has what is left.
+///
+/// # Errors
+/// Items are errors if `batch` is 0 ([`DataError::Setting`]), if the pictures of a batch differ in size
+/// ([`DataError::Size`]), or if the set cannot give a picture. Nothing comes after an error.
+///
+/// ```
+/// use simclr_data::{Shapes, Split, batches, compute_test_transform};
+/// let set = Shapes::new(1, Split::Test, 10);
+/// let sizes: Vec<usize> = batches(&set, &compute_test_transform(), 4)
+///     .map(|batch| batch.map(|batch| batch.indices.len()))
+///     .collect::<Result<_, _>>()?;
+/// assert_eq!(sizes, [4, 4, 2]);
+/// # Ok::<(), simclr_data::DataError>(())
+/// ```
+pub fn batches<'a>(set: &'a dyn Pictures, transform: &'a TestTransform, batch: usize) -> TestBatches<'a> {
+    TestBatches { set, transform, batch, next: 0 }
+}
+
+/// See [`batches`].
+pub struct TestBatches<'a> {
+    set: &'a dyn Pictures,
+    transform: &'a TestTransform,
+    batch: usize,
+    next: usize,
+}
+
+impl TestBatches<'_> {
+    fn make(&self) -> Result<Batch, DataError> {
+        if self.batch == 0 {
+            return Err(DataError::Setting { field: "batch", found: "0".into(), expected: "at least 1 picture" });
+        }
+        let indices: Vec<usize> = (self.next..self.set.len()).take(self.batch).collect();
+        let mut numbers = Vec::new();
+        let mut size = None;
+        for &index in &indices {
+            let picture = self.set.picture(index)?;
+            let found = (picture.width(), picture.height());
+            let expected = *size.get_or_insert(found);
+            if found != expected {
+                return Err(DataError::Size { name: self.set.name().to_owned(), index, found, expected });
+            }
+            if numbers.is_empty() {
+                numbers.reserve_exact(indices.len() * picture.pixels().len());
+            }
+            let start = numbers.len();
+            numbers.resize(start + picture.pixels().len(), 0.0);
+            self.transform.write_tensor(&picture, &mut numbers[start..]);
+        }
+        let (width, height) = size.unwrap_or_default();
+        let shape = (indices.len(), 3, height as usize, width as usize);
+        let labels = indices.iter().map(|&index| self.set.label(index)).collect();
+        Ok(Batch { pictures: Tensor::from_vec(numbers, shape, &Device::Cpu)?, labels, indices })
+    }
+}
+
+impl Iterator for TestBatches<'_> {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.set.len() {
+            return None;
+        }
+        let made = self.make();
+        self.next = match &made {
+            Ok(batch) => self.next + batch.indices.len(),
+            Err(_) => self.set.len(),
+        };
+        Some(made)
+    }
+}
+
+impl std::fmt::Debug for TestBatches<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TestBatches({}, {} of {})", self.set.name(), self.next, self.set.len())
+    }
+}

@@ -1,0 +1,131 @@
+//! What can be wrong with a data set, a setting or a batch.
+
+use std::{io, path::PathBuf};
+
+/// Why pictures could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file of the data set is not there.
+    #[error("{}: no such file; `{fetch}` gets it", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The commands that download it.
+        fetch: &'static str,
+    },
+    /// A file is there but cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file without a single byte.
+    #[error("{}: the file is empty, expected {record}-byte records", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of one record.
+        record: usize,
+    },
+    /// A file that ends inside a record.
+    #[error("{}: {len} bytes is not a whole number of {record}-byte records (the file is cut short or is not CIFAR-10)", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes it has.
+        len: usize,
+        /// Bytes of one record.
+        record: usize,
+    },
+    /// A record whose label is no class.
+    #[error("{}: record {record} has label {found}, expected 0 to {} (the file is damaged or is not CIFAR-10)", path.display(), classes - 1)]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// Which record, from 0.
+        record: usize,
+        /// Its label byte.
+        found: u8,
+        /// How many classes there are.
+        classes: usize,
+    },
+    /// A picture was asked for that the set does not have.
+    #[error("{name} has {len} pictures; there is no picture {index} (the first is 0)")]
+    Index {
+        /// The set.
+        name: String,
+        /// What was asked for.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// A part of a set was asked for that is empty or reaches beyond its end.
+    #[error("pictures {start}..{end} of {name}: the set has {len} pictures, and a part of it must have at least one")]
+    Range {
+        /// The set.
+        name: String,
+        /// First picture of the part.
+        start: usize,
+        /// The picture after its last.
+        end: usize,
+        /// How many the set has.
+        len: usize,
+    },
+    /// A label was needed and the picture has none.
+    #[error("picture {index} of {name} has no label, and a pair has one")]
+    Unlabelled {
+        /// The set.
+        name: String,
+        /// Which picture.
+        index: usize,
+    },
+    /// A setting that cannot be.
+    #[error("{field} is {found}, expected {expected}")]
+    Setting {
+        /// The field, with the struct it belongs to.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// NT-Xent has no negatives, and batch norm no variance, in a batch of one.
+    #[error("batch is {batch}, expected at least 2: the other pictures of the batch are the negatives")]
+    BatchTooSmall {
+        /// The batch size asked for.
+        batch: usize,
+    },
+    /// No full batch can be made.
+    #[error("batch is {batch}, but {name} has only {pictures} pictures: choose a batch of at most {pictures}")]
+    BatchTooLarge {
+        /// The batch size asked for.
+        batch: usize,
+        /// How many pictures there are.
+        pictures: usize,
+        /// The set.
+        name: String,
+    },
+    /// A batch needs pictures of one size.
+    #[error(
+        "picture {index} of {name} is {found:?} pixels (width, height), the batch before it {expected:?}: a batch needs one size"
+    )]
+    Size {
+        /// The set.
+        name: String,
+        /// Which picture.
+        index: usize,
+        /// Its width and height.
+        found: (u32, u32),
+        /// Those of the first picture of the batch.
+        expected: (u32, u32),
+    },
+    /// A worker thread could not be started.
+    #[error("cannot start a loader thread: {0}")]
+    Thread(#[source] io::Error),
+    /// candle could not make a tensor.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,50 @@
+//! Pictures in, batches of two augmented views out.
+//!
+//! A set of pictures is anything that is [`Pictures`]: [`Cifar10`] from its binary files, the built-in [`Shapes`], or a
+//! [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
+//! picture on worker threads; [`batches`] goes through a set once, in order and unchanged but for the normalisation, for
+//! evaluation.
+//!
+//! Nothing here draws from a shared generator. What happens to picture `i` in epoch `e`, view `v`, is a function of
+//! (seed, e, i, v), and the order of an epoch one of (seed, e): not of the number of workers, the batch size or where a run
+//! was resumed.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use simclr_data::{Loader, LoaderConfig, Shapes, Split, compute_train_transform};
+//!
+//! let set = Arc::new(Shapes::new(1, Split::Train, 64));
+//! let config = LoaderConfig { batch: 16, ..LoaderConfig::default() };
+//! let loader = Loader::new(set, compute_train_transform(7), config)?;
+//! for batch in loader.epoch(0, 0) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.left.dims(), [16, 3, 32, 32]);
+//! }
+//! # Ok::<(), simclr_data::DataError>(())
+//! ```
+
+mod batches;
+mod cifar10;
+mod error;
+mod loader;
+mod normalization;
+mod pair;
+mod pictures;
+mod prefetch;
+mod recipe;
+mod shapes;
+mod subset;
+mod transform;
+
+pub use batches::{Batch, TestBatches, batches};
+pub use cifar10::Cifar10;
+pub use error::DataError;
+pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
+pub use normalization::Normalization;
+pub use pair::CifarPair;
+pub use pictures::{Pictures, Split};
+pub use recipe::Recipe;
+pub use shapes::{Background, ShapeFactors, Shapes, Texture};
+pub use simclr_ops::augment::{Adjustment, Augmenter, Crop, Jitter, Picture, ViewParameters};
+pub use subset::Subset;
+pub use transform::{TestTransform, TrainTransform, compute_test_transform, compute_train_transform};

@@ -1,0 +1,192 @@
+//! Batches of two views of each picture, shuffled, made ahead on worker threads.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use simclr_ops::{
+    augment::{Augmenter, Picture},
+    random::stream,
+};
+
+use crate::{DataError, Pictures, TrainTransform, prefetch::Prefetch};
+
+/// Marks the streams that shuffle epochs, in the third counter.
+const ORDER: u64 = u64::from_be_bytes(*b"order\0\0\0");
+
+/// How batches are made; no setting but `batch` changes what is in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoaderConfig {
+    /// Pictures per batch, at least 2; the pictures that fill no whole batch are left out of the epoch.
+    pub batch: usize,
+    /// Threads that make batches; 0 makes each batch when it is asked for.
+    pub workers: usize,
+    /// How many finished batches may wait, beyond those in work.
+    pub prefetch: usize,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self { batch: 256, workers: 1, prefetch: 2 }
+    }
+}
+
+/// Two views of each of `n` pictures.
+#[derive(Debug, Clone)]
+pub struct PairBatch {
+    /// The first views, `[n, 3, size, size]`, `f32`, normalised, on the CPU.
+    pub left: Tensor,
+    /// The second views; row `k` is of the same picture as row `k` of `left`.
+    pub right: Tensor,
+    /// The class of each picture, where it is known. Training does not look at it.
+    pub labels: Vec<Option<u32>>,
+    /// Which pictures of the set these are.
+    pub indices: Vec<usize>,
+}
+
+/// Shuffles a set every epoch and gives batches of two views.
+#[derive(Clone)]
+pub struct Loader {
+    set: Arc<dyn Pictures>,
+    transform: TrainTransform,
+    config: LoaderConfig,
+}
+
+/// The order of a set of `len` pictures in `epoch`: a permutation that depends on its arguments alone.
+pub fn epoch_order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    stream(seed, [epoch, 0, ORDER]).shuffle(&mut order);
+    order
+}
+
+impl Loader {
+    /// A loader of `set`; its order and its views follow the seed of `transform`.
+    ///
+    /// # Errors
+    /// [`DataError::BatchTooSmall`] below 2 pictures per batch, [`DataError::BatchTooLarge`] above the size of the set.
+    pub fn new(set: Arc<dyn Pictures>, transform: TrainTransform, config: LoaderConfig) -> Result<Self, DataError> {
+        let (batch, pictures) = (config.batch, set.len());
+        if batch < 2 {
+            return Err(DataError::BatchTooSmall { batch });
+        }
+        if batch > pictures {
+            return Err(DataError::BatchTooLarge { batch, pictures, name: set.name().to_owned() });
+        }
+        Ok(Self { set, transform, config })
+    }
+
+    /// How many full batches the set has.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.set.len() / self.config.batch
+    }
+
+    /// The batches of `epoch` from `first_batch` on (0 for all of them). Work starts at once.
+    pub fn epoch(&self, epoch: u64, first_batch: usize) -> EpochBatches {
+        let end = self.batches_per_epoch();
+        let jobs = first_batch.min(end)..end;
+        let remaining = jobs.len();
+        let maker = BatchMaker {
+            order: epoch_order(self.transform.seed(), epoch, self.set.len()),
+            set: self.set.clone(),
+            transform: self.transform.clone(),
+            batch: self.config.batch,
+            epoch,
+        };
+        let source = if self.config.workers == 0 {
+            Source::Here(Box::new(jobs.map(move |batch| maker.make(batch))))
+        } else {
+            match Prefetch::new(jobs, self.config.workers, self.config.prefetch, move |batch| maker.make(batch)) {
+                Ok(prefetch) => Source::Threads(prefetch),
+                Err(error) => Source::Failed(DataError::Thread(error)),
+            }
+        };
+        EpochBatches { source, remaining }
+    }
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Loader({}, {:?})", self.set.name(), self.config)
+    }
+}
+
+/// The batches of one epoch, in order. Ends at the first error; dropping it ends its threads.
+pub struct EpochBatches {
+    source: Source,
+    remaining: usize,
+}
+
+enum Source {
+    Threads(Prefetch<Result<PairBatch, DataError>>),
+    Here(Box<dyn Iterator<Item = Result<PairBatch, DataError>> + Send>),
+    /// The threads could not be started; the error is the only item.
+    Failed(DataError),
+    Ended,
+}
+
+impl Iterator for EpochBatches {
+    type Item = Result<PairBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = match &mut self.source {
+            Source::Threads(batches) => batches.next(),
+            Source::Here(batches) => batches.next(),
+            Source::Failed(_) | Source::Ended => match std::mem::replace(&mut self.source, Source::Ended) {
+                Source::Failed(error) => Some(Err(error)),
+                _ => None,
+            },
+        };
+        self.remaining = self.remaining.saturating_sub(1);
+        if !matches!(item, Some(Ok(_))) {
+            // After an error nobody knows what the next batch is worth, and after the last one the threads have no use.
+            self.source = Source::Ended;
+            self.remaining = 0;
+        }
+        item
+    }
+
+    /// At most the batches that are left: an error ends the epoch early.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.remaining))
+    }
+}
+
+impl std::fmt::Debug for EpochBatches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EpochBatches({} to come)", self.remaining)
+    }
+}
+
+struct BatchMaker {
+    set: Arc<dyn Pictures>,
+    transform: TrainTransform,
+    order: Vec<usize>,
+    batch: usize,
+    epoch: u64,
+}
+
+impl BatchMaker {
+    fn make(&self, batch: usize) -> Result<PairBatch, DataError> {
+        let indices = self.order[batch * self.batch..][..self.batch].to_vec();
+        let side = self.transform.size() as usize;
+        let numbers = 3 * side * side;
+        let mut left = vec![0.0f32; indices.len() * numbers];
+        let mut right = left.clone();
+        let mut augmenter = Augmenter::new();
+        let mut pixels = Picture::filled(1, 1, [0; 3]);
+        for ((&index, left), right) in
+            indices.iter().zip(left.chunks_exact_mut(numbers)).zip(right.chunks_exact_mut(numbers))
+        {
+            let picture = self.set.picture(index)?;
+            for (view, out) in [left, right].into_iter().enumerate() {
+                let (width, height) = (picture.width(), picture.height());
+                let parameters = self.transform.parameters(width, height, self.epoch, index as u64, view as u32);
+                augmenter.view_into(&picture, &parameters, side as u32, side as u32, &mut pixels);
+                self.transform.write_tensor(&pixels, out);
+            }
+        }
+        let labels = indices.iter().map(|&index| self.set.label(index)).collect();
+        let shape = (indices.len(), 3, side, side);
+        let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu);
+        Ok(PairBatch { left: tensor(left)?, right: tensor(right)?, labels, indices })
+    }
+}

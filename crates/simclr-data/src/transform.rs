@@ -1,0 +1,228 @@
+//! Random views for training, and pictures as they are for testing.
+
+use candle_core::{Device, Tensor};
+use simclr_ops::{
+    augment::{Adjustment, Augmenter, Crop, Jitter, Picture, ViewParameters},
+    random::{Stream, stream},
+};
+
+use crate::{DataError, Normalization, Recipe, normalization::NormalizationTable};
+
+/// Marks the streams of views: the upper half of the third counter (the lower half counts the views of a picture).
+const VIEW: u64 = u64::from_be_bytes(*b"view\0\0\0\0");
+
+/// How often a crop is drawn anew because it does not fit, before the middle of the picture is taken.
+const CROP_TRIES: usize = 10;
+
+/// Random views of pictures: what is drawn, what it does to pixels, and how these become numbers.
+#[derive(Debug, Clone)]
+pub struct TrainTransform {
+    recipe: Recipe,
+    size: u32,
+    normalization: Normalization,
+    seed: u64,
+    table: NormalizationTable,
+}
+
+/// The course's augmentation: views of 32×32 pixels after the default [`Recipe`], normalised for CIFAR-10.
+///
+/// ```
+/// use simclr_data::{Picture, compute_train_transform};
+/// let transform = compute_train_transform(2147483647);
+/// let picture = Picture::filled(32, 32, [250, 120, 10]);
+/// let (epoch, index) = (0, 5);
+/// let (left, right) = (transform.view(&picture, epoch, index, 0), transform.view(&picture, epoch, index, 1));
+/// assert_ne!(left, right);
+/// ```
+pub fn compute_train_transform(seed: u64) -> TrainTransform {
+    TrainTransform::new(Recipe::default(), 32, Normalization::CIFAR10, seed).expect("the defaults are valid")
+}
+
+impl TrainTransform {
+    /// A transform that makes views of `size` × `size` pixels.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] with the name of the first setting whose value cannot be.
+    pub fn new(recipe: Recipe, size: u32, normalization: Normalization, seed: u64) -> Result<Self, DataError> {
+        recipe.validate()?;
+        normalization.validate()?;
+        if size == 0 {
+            return Err(DataError::Setting { field: "size", found: "0".into(), expected: "at least 1 pixel" });
+        }
+        Ok(Self { table: normalization.table(), recipe, size, normalization, seed })
+    }
+
+    /// The distribution of views.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Width and height of a view.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// How bytes become numbers.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
+    }
+
+    /// What all draws start from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Draws what happens to picture `index`, of `width` × `height` pixels, in `epoch`, view `view`: a function of these and
+    /// the seed.
+    ///
+    /// The crop, the flip and the gray are drawn before the jitter, so that switching the jitter off changes nothing else.
+    ///
+    /// # Panics
+    /// If a side is 0.
+    pub fn parameters(&self, width: u32, height: u32, epoch: u64, index: u64, view: u32) -> ViewParameters {
+        assert!(width > 0 && height > 0, "a picture of {width} × {height} pixels has no views");
+        let recipe = &self.recipe;
+        let mut draws = stream(self.seed, [epoch, index, VIEW | u64::from(view)]);
+        let crop = draw_crop(&mut draws, recipe, width, height);
+        let flip = draws.uniform() < recipe.flip_probability;
+        let grayscale = draws.uniform() < recipe.grayscale_probability;
+        let jitter = (draws.uniform() < recipe.jitter_probability).then(|| draw_jitter(&mut draws, recipe));
+        ViewParameters { crop, flip, jitter, grayscale }
+    }
+
+    /// The view that `parameters` describe.
+    ///
+    /// # Panics
+    /// If the crop does not lie inside the picture.
+    pub fn pixels(&self, picture: &Picture, parameters: &ViewParameters) -> Picture {
+        Augmenter::new().view(picture, parameters, self.size, self.size)
+    }
+
+    /// View `view` of picture `index` in `epoch`: [`Self::parameters`], then [`Self::pixels`].
+    pub fn view(&self, picture: &Picture, epoch: u64, index: u64, view: u32) -> Picture {
+        self.pixels(picture, &self.parameters(picture.width(), picture.height(), epoch, index, view))
+    }
+
+    /// Writes the pixels of a view as normalised numbers: three planes, red, green, blue, each row by row.
+    ///
+    /// # Panics
+    /// If `out` has not three numbers per pixel.
+    pub fn write_tensor(&self, view: &Picture, out: &mut [f32]) {
+        self.table.write(view, out);
+    }
+
+    /// The view as a normalised tensor.
+    ///
+    /// # Shapes
+    /// `[3, size, size]`, `f32`.
+    ///
+    /// # Errors
+    /// [`DataError::Tensor`] from candle.
+    pub fn tensor(&self, view: &Picture) -> Result<Tensor, DataError> {
+        tensor(&self.table, view)
+    }
+}
+
+/// Pictures as they are, normalised.
+#[derive(Debug, Clone)]
+pub struct TestTransform {
+    normalization: Normalization,
+    table: NormalizationTable,
+}
+
+/// The course's test transform: to numbers, normalised for CIFAR-10.
+pub fn compute_test_transform() -> TestTransform {
+    TestTransform::new(Normalization::CIFAR10).expect("the course's normalization is valid")
+}
+
+impl TestTransform {
+    /// # Errors
+    /// [`DataError::Setting`] if a deviation is not above 0 or a number is not finite.
+    pub fn new(normalization: Normalization) -> Result<Self, DataError> {
+        normalization.validate()?;
+        Ok(Self { normalization, table: normalization.table() })
+    }
+
+    /// How bytes become numbers.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
+    }
+
+    /// Writes a picture as normalised numbers: three planes, red, green, blue, each row by row.
+    ///
+    /// # Panics
+    /// If `out` has not three numbers per pixel.
+    pub fn write_tensor(&self, picture: &Picture, out: &mut [f32]) {
+        self.table.write(picture, out);
+    }
+
+    /// The picture as a normalised tensor.
+    ///
+    /// # Shapes
+    /// `[3, height, width]`, `f32`.
+    ///
+    /// # Errors
+    /// [`DataError::Tensor`] from candle.
+    pub fn tensor(&self, picture: &Picture) -> Result<Tensor, DataError> {
+        tensor(&self.table, picture)
+    }
+}
+
+fn tensor(table: &NormalizationTable, picture: &Picture) -> Result<Tensor, DataError> {
+    let mut values = vec![0.0; picture.pixels().len()];
+    table.write(picture, &mut values);
+    let shape = (3, picture.height() as usize, picture.width() as usize);
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// torchvision's `RandomResizedCrop.get_params`: area and log ratio even, ten tries, then the middle.
+fn draw_crop(draws: &mut Stream, recipe: &Recipe, width: u32, height: u32) -> Crop {
+    let area = f64::from(width) * f64::from(height);
+    let [low, high] = recipe.crop_ratio;
+    let (log_low, log_high) = (low.ln(), high.ln());
+    for _ in 0..CROP_TRIES {
+        let target = area * between(draws, recipe.crop_scale[0], recipe.crop_scale[1]);
+        let ratio = between(draws, log_low, log_high).exp();
+        let crop_width = (target * ratio).sqrt().round_ties_even() as u32;
+        let crop_height = (target / ratio).sqrt().round_ties_even() as u32;
+        if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+            let top = draws.below(u64::from(height - crop_height) + 1) as u32;
+            let left = draws.below(u64::from(width - crop_width) + 1) as u32;
+            return Crop { left, top, width: crop_width, height: crop_height };
+        }
+    }
+    central_crop(width, height, low, high)
+}
+
+/// The largest crop in the middle whose ratio is allowed; never empty.
+fn central_crop(width: u32, height: u32, least_ratio: f64, greatest_ratio: f64) -> Crop {
+    let ratio = f64::from(width) / f64::from(height);
+    let rounded = |side: f64, most: u32| (side.round_ties_even() as u32).clamp(1, most);
+    let (crop_width, crop_height) = if ratio < least_ratio {
+        (width, rounded(f64::from(width) / least_ratio, height))
+    } else if ratio > greatest_ratio {
+        (rounded(f64::from(height) * greatest_ratio, width), height)
+    } else {
+        (width, height)
+    };
+    let (left, top) = ((width - crop_width) / 2, (height - crop_height) / 2);
+    Crop { left, top, width: crop_width, height: crop_height }
+}
+
+/// torchvision's `ColorJitter.get_params`: an order and four factors, whether or not all are used.
+fn draw_jitter(draws: &mut Stream, recipe: &Recipe) -> Jitter {
+    let mut order = Adjustment::ALL;
+    draws.shuffle(&mut order);
+    let mut factor = |strength: f64| {
+        let drawn = between(draws, (1.0 - strength).max(0.0), 1.0 + strength);
+        (strength > 0.0).then_some(drawn)
+    };
+    let (brightness, contrast, saturation) =
+        (factor(recipe.brightness), factor(recipe.contrast), factor(recipe.saturation));
+    let turn = between(draws, -recipe.hue, recipe.hue);
+    Jitter { order, brightness, contrast, saturation, hue: (recipe.hue > 0.0).then_some(turn) }
+}
+
+fn between(draws: &mut Stream, low: f64, high: f64) -> f64 {
+    low + (high - low) * draws.uniform()
+}
