@@ -7,11 +7,8 @@ pub(crate) const CHUNK: usize = 1 << 15;
 
 /// Runs `body` compiled for the best instruction set of this CPU (AVX-512, AVX2 + FMA, NEON or the baseline).
 ///
-/// Only what is inlined into the closure is compiled anew: mark the functions it calls `#[inline(always)]`.
+/// Only what is inlined is compiled anew: mark the closure, and the functions it calls, `#[inline(always)]`.
 #[inline(always)]
 pub(crate) fn simd<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || body(),
-    )
+    pulp::Arch::new().dispatch(body)
 }

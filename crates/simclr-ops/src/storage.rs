@@ -134,7 +134,10 @@ pub(crate) fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
         let term = elements::<T>("sum of gradients", "term", term)?;
         modify::<T>(sum, |sum| {
             sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
-                simd(|| sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t));
+                simd(
+                    #[inline(always)]
+                    || sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t),
+                );
             });
         })
     }

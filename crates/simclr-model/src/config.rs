@@ -1,0 +1,193 @@
+//! Which model: architecture, widths, projection head.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::ModelError;
+
+/// The encoder: a ResNet (He et al. 2015, arXiv:1512.03385) as in torchvision, with the stride of a bottleneck in its
+/// 3×3 convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// Blocks 2, 2, 2, 2 of two 3×3 convolutions.
+    ResNet18,
+    /// Blocks 3, 4, 6, 3 of two 3×3 convolutions.
+    ResNet34,
+    /// Blocks 3, 4, 6, 3 of a 3×3 convolution between two 1×1; the encoder of the course and the paper.
+    ResNet50,
+}
+
+impl Arch {
+    /// All of them, in the order of their size.
+    pub const ALL: [Self; 3] = [Self::ResNet18, Self::ResNet34, Self::ResNet50];
+
+    /// Blocks in each of the four layers.
+    pub(crate) fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::ResNet18 => [2, 2, 2, 2],
+            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
+        }
+    }
+
+    /// Whether its blocks are bottlenecks, four times as wide outside as inside.
+    pub(crate) fn has_bottlenecks(self) -> bool {
+        self == Self::ResNet50
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ResNet18 => "resnet18",
+            Self::ResNet34 => "resnet34",
+            Self::ResNet50 => "resnet50",
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Arch {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> Result<Self, ModelError> {
+        let known = Self::ALL.into_iter().find(|arch| arch.name() == name);
+        known.ok_or_else(|| ModelError::Arch { found: name.to_owned() })
+    }
+}
+
+/// Everything that decides the names and shapes of a model's parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// The encoder.
+    pub arch: Arch,
+    /// Channels of the stem and of the first layer inside its blocks; 64 in the papers.
+    pub width: usize,
+    /// Numbers of an embedding, the output of the projection head; 128 in the course.
+    pub feature_dim: usize,
+    /// Width of the hidden layers of the projection head; 512 in the course.
+    pub hidden_dim: usize,
+    /// Linear layers of the projection head, at least 1; 2 in the course.
+    pub head_layers: usize,
+    /// Whether batch norm follows the hidden layers of the projection head, as in the course.
+    pub head_batch_norm: bool,
+}
+
+impl ModelConfig {
+    /// The course's model with another encoder: width 64, head of 512 with batch norm, 128 features.
+    pub fn new(arch: Arch) -> Self {
+        Self { arch, width: 64, feature_dim: 128, hidden_dim: 512, head_layers: 2, head_batch_norm: true }
+    }
+
+    /// Numbers in a feature vector, the pooled output of the encoder: `8 · width`, four times that for bottlenecks.
+    pub fn feature_width(&self) -> usize {
+        8 * self.width * if self.arch.has_bottlenecks() { 4 } else { 1 }
+    }
+
+    /// # Errors
+    /// [`ModelError::Config`] naming a size of zero.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("width", self.width),
+            ("feature_dim", self.feature_dim),
+            ("hidden_dim", self.hidden_dim),
+            ("head_layers", self.head_layers),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size == 0) {
+            Some((field, _)) => Err(ModelError::Config { field, found: "0".into(), expected: NUMBER }),
+            None => Ok(()),
+        }
+    }
+
+    /// As the metadata of a weights file: what names and shapes cannot tell, and the rest for people.
+    ///
+    /// It is one entry, `key=value` with spaces between: the order of several entries in a file is random, and equal
+    /// models should be equal files.
+    pub(crate) fn to_metadata(&self) -> HashMap<String, String> {
+        let Self { arch, width, feature_dim, hidden_dim, head_layers, head_batch_norm } = self;
+        let value = format!(
+            "arch={arch} stem={STEM} width={width} feature_dim={feature_dim} hidden_dim={hidden_dim} \
+             head_layers={head_layers} head_batch_norm={head_batch_norm}"
+        );
+        HashMap::from([(METADATA_KEY.to_owned(), value)])
+    }
+
+    /// The inverse of [`Self::to_metadata`].
+    pub(crate) fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, ModelError> {
+        let entry = metadata.get(METADATA_KEY).map_or("", String::as_str);
+        let entries: HashMap<&str, &str> = entry.split(' ').filter_map(|pair| pair.split_once('=')).collect();
+        let stem: String = field(&entries, "stem", STEM)?;
+        if stem != STEM {
+            return Err(ModelError::Config { field: "stem", found: stem, expected: STEM });
+        }
+        let config = Self {
+            arch: field(&entries, "arch", "resnet18, resnet34 or resnet50")?,
+            width: field(&entries, "width", NUMBER)?,
+            feature_dim: field(&entries, "feature_dim", NUMBER)?,
+            hidden_dim: field(&entries, "hidden_dim", NUMBER)?,
+            head_layers: field(&entries, "head_layers", NUMBER)?,
+            head_batch_norm: field(&entries, "head_batch_norm", "true or false")?,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// One of the `entries` of a file's metadata.
+fn field<T: FromStr>(
+    entries: &HashMap<&str, &str>,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<T, ModelError> {
+    let wrong = |found: &str| ModelError::Config { field, found: found.to_owned(), expected };
+    let found = entries.get(field).ok_or_else(|| wrong("missing"))?;
+    found.parse().map_err(|_| wrong(found))
+}
+
+const NUMBER: &str = "a number of at least 1";
+
+/// The entry of a safetensors file's metadata that describes the model.
+const METADATA_KEY: &str = "simclr.model";
+
+/// The only stem so far: 3×3 with stride 1 and no max-pool, for pictures of up to 64 pixels.
+const STEM: &str = "3x3";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        for arch in Arch::ALL {
+            assert_eq!(arch.to_string().parse::<Arch>().unwrap(), arch);
+        }
+        let message = "resnet20".parse::<Arch>().unwrap_err().to_string();
+        assert!(message.contains("`resnet20`") && message.contains("resnet18, resnet34, resnet50"), "{message}");
+    }
+
+    #[test]
+    fn metadata_goes_both_ways_and_its_mistakes_are_named() {
+        let config = ModelConfig { width: 16, head_batch_norm: false, ..ModelConfig::new(Arch::ResNet34) };
+        let metadata = config.to_metadata();
+        assert_eq!(ModelConfig::from_metadata(&metadata).unwrap(), config);
+        let message = ModelConfig::from_metadata(&HashMap::new()).unwrap_err().to_string();
+        assert!(message.contains("`stem` is missing, expected 3x3"), "{message}");
+        let mistakes = [
+            ("width=16", "width=0", "`width` is 0"),
+            ("width=16", "width=many", "`width` is many"),
+            ("arch=resnet34", "arch=vgg", "`arch` is vgg, expected resnet18"),
+            ("stem=3x3", "stem=7x7", "`stem` is 7x7"),
+            ("head_layers=2", "", "`head_layers` is missing"),
+            ("=false", "=maybe", "`head_batch_norm` is maybe, expected true or false"),
+        ];
+        for (right, wrong, expected) in mistakes {
+            let value = metadata[METADATA_KEY].replace(right, wrong);
+            let metadata = HashMap::from([(METADATA_KEY.to_owned(), value)]);
+            let message = ModelConfig::from_metadata(&metadata).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What can be wrong with a model or its file.
+
+use std::path::PathBuf;
+
+/// Why a model could not be made, loaded or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// No such encoder.
+    #[error("unknown architecture `{found}`, expected one of resnet18, resnet34, resnet50")]
+    Arch {
+        /// The name given.
+        found: String,
+    },
+    /// A size or setting that no model can have.
+    #[error("model setting `{field}` is {found}, expected {expected}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no safetensors file.
+    #[error("{}: not a safetensors file: {source}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: safetensors::SafeTensorError,
+    },
+    /// The file does not say which model it belongs to.
+    #[error("{}: {source}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ModelError>,
+    },
+    /// The file's tensors are not those of its model.
+    #[error("{}: its tensors are not those of the model: {}", path.display(), problems.join("; "))]
+    Entries {
+        /// The file.
+        path: PathBuf,
+        /// Every missing, unexpected or misshapen tensor.
+        problems: Vec<String>,
+    },
+    /// candle reported an error.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

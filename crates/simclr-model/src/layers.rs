@@ -1,0 +1,144 @@
+//! Convolution, batch norm and linear layers: parameters under their PyTorch names, and how they go on a tape.
+
+use candle_core::{DType, Result, Tensor, Var};
+use candle_nn::{Init, VarBuilder};
+use simclr_ops::batch_norm::{self, Statistics};
+use simclr_ops::conv2d::Window;
+use simclr_ops::tape::{Tape, Value};
+use simclr_ops::{Context, autograd};
+
+/// PyTorch's defaults.
+const EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// One pass through the encoder: the tape, and whether the batch's own statistics are used and gradients wanted.
+pub(crate) struct Pass {
+    pub(crate) tape: Tape,
+    pub(crate) train: bool,
+}
+
+impl Pass {
+    fn parameter(&mut self, tensor: &Tensor) -> Value {
+        if self.train { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
+    }
+}
+
+/// A convolution without bias.
+#[derive(Debug)]
+pub(crate) struct Conv2d {
+    weight: Tensor,
+    window: Window,
+}
+
+impl Conv2d {
+    /// `kernel`×`kernel`, padded so that stride 1 keeps the size.
+    pub(crate) fn new(c_in: usize, c_out: usize, kernel: usize, stride: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        let weight = vb.get_with_hints((c_out, c_in, kernel, kernel), "weight", Init::Const(0.0))?;
+        Ok(Self { weight, window: Window { stride, padding: kernel / 2 } })
+    }
+
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(crate) fn forward(&self, pass: &mut Pass, x: &Value) -> Result<Value> {
+        let weight = pass.parameter(&self.weight);
+        Ok(pass.tape.conv2d(x, &weight, self.window)?)
+    }
+
+    /// Multiply-adds for a map of `h`×`w`, and the size of its output.
+    pub(crate) fn multiply_adds(&self, [h, w]: [usize; 2]) -> (u64, [usize; 2]) {
+        // Padded to keep the size: only the stride changes it.
+        let size = [h.div_ceil(self.window.stride), w.div_ceil(self.window.stride)];
+        ((size[0] * size[1] * self.weight.elem_count()) as u64, size)
+    }
+}
+
+/// Batch norm with its running statistics.
+#[derive(Debug)]
+pub(crate) struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Var,
+    running_var: Var,
+    num_batches_tracked: Var,
+}
+
+impl BatchNorm {
+    pub(crate) fn new(channels: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        let get = |name, init| vb.get_with_hints(channels, name, Init::Const(init));
+        let counter = vb.get_with_hints_dtype((), "num_batches_tracked", Init::Const(0.0), DType::I64)?;
+        Ok(Self {
+            weight: get("weight", 1.0)?,
+            bias: get("bias", 0.0)?,
+            running_mean: Var::from_tensor(&get("running_mean", 0.0)?)?,
+            running_var: Var::from_tensor(&get("running_var", 1.0)?)?,
+            num_batches_tracked: Var::from_tensor(&counter)?,
+        })
+    }
+
+    /// On a tape, with the residual sum and the ReLU that follow it. Training updates the running statistics.
+    pub(crate) fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
+        let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
+        let config = batch_norm::BatchNorm { eps: EPS, relu };
+        if pass.train {
+            let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
+            self.track(&statistics)?;
+            Ok(y)
+        } else {
+            let (mean, var) = (&self.running_mean, &self.running_var);
+            Ok(pass.tape.batch_norm_inference(x, &weight, &bias, mean, var, residual, config)?)
+        }
+    }
+
+    /// On rows in candle's graph, with the ReLU that follows it. Training updates the running statistics.
+    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, train: bool) -> Result<Tensor> {
+        let config = batch_norm::BatchNorm { eps: EPS, relu: true };
+        if train {
+            let (y, statistics) = autograd::batch_norm(ctx, x, &self.weight, &self.bias, config)?;
+            self.track(&statistics)?;
+            Ok(y)
+        } else {
+            let (mean, var) = (&self.running_mean, &self.running_var);
+            Ok(batch_norm::inference(ctx, x, &self.weight, &self.bias, mean, var, None, config)?)
+        }
+    }
+
+    /// `running = 0.9 · running + 0.1 · batch`, with the unbiased variance, as PyTorch does.
+    fn track(&self, statistics: &Statistics) -> Result<()> {
+        let update = |running: &Var, batch: Vec<f64>| -> Result<()> {
+            let batch = Tensor::from_vec(batch, running.shape(), &candle_core::Device::Cpu)?
+                .to_dtype(running.dtype())?
+                .to_device(running.device())?;
+            let running_now = running.as_detached_tensor();
+            running.set(&((running_now * (1.0 - MOMENTUM))? + (batch * MOMENTUM)?)?)
+        };
+        update(&self.running_mean, statistics.mean.clone())?;
+        update(&self.running_var, statistics.unbiased_var())?;
+        let counted = self.num_batches_tracked.as_detached_tensor();
+        self.num_batches_tracked.set(&(&counted + counted.ones_like()?)?)
+    }
+}
+
+/// A linear layer on rows in candle's graph.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn new(c_in: usize, c_out: usize, bias: bool, vb: &VarBuilder<'_>) -> Result<Self> {
+        let weight = vb.get_with_hints((c_out, c_in), "weight", Init::Const(0.0))?;
+        let bias = bias.then(|| vb.get_with_hints(c_out, "bias", Init::Const(0.0))).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    pub(crate) fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
+        autograd::linear(ctx, x, &self.weight, self.bias.as_ref())
+    }
+
+    pub(crate) fn multiply_adds(&self) -> u64 {
+        self.weight.elem_count() as u64
+    }
+}

@@ -1,0 +1,17 @@
+//! ResNet encoders and the projection head of SimCLR, with PyTorch's parameter names.
+//!
+//! [`Model`] is the course's: an encoder `f` whose pooled features are what one keeps, and a projection head `g` whose
+//! outputs the contrastive loss compares.
+
+mod config;
+mod encoder;
+mod error;
+mod head;
+mod init;
+mod layers;
+mod model;
+mod weights;
+
+pub use config::{Arch, ModelConfig};
+pub use error::ModelError;
+pub use model::Model;

@@ -1,0 +1,211 @@
+//! The whole model: encoder and projection head.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::{ModuleT, VarBuilder, VarMap};
+use simclr_ops::Context;
+use simclr_ops::autograd::{self, Sink};
+use simclr_ops::tape::Tape;
+
+use crate::config::ModelConfig;
+use crate::encoder::Encoder;
+use crate::error::ModelError;
+use crate::head::Head;
+use crate::layers::Pass;
+use crate::{init, weights};
+
+/// Encoder `f` and projection head `g`, the course's `Model`.
+///
+/// Parameters are candle variables under PyTorch's names. In training the encoder runs on a tape of its own, so gradients
+/// come from [`Model::backward`], not from `loss.backward()`.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use simclr_model::{Arch, Model, ModelConfig};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = ModelConfig { width: 4, ..ModelConfig::new(Arch::ResNet18) };
+/// let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &Default::default())?;
+/// let pictures = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// let (feature, out) = model.forward_t(&pictures, false)?;
+/// assert_eq!((feature.dims(), out.dims()), ([2, 32].as_slice(), [2, 128].as_slice()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    ctx: Context,
+    encoder: Encoder,
+    head: Head,
+    /// Every tensor of the state dict, sorted by name.
+    state: Vec<(String, Var)>,
+    /// Those of them that training moves.
+    parameters: Vec<(String, Var)>,
+    /// Where the tapes of the encoder leave its gradients.
+    sink: Arc<Sink>,
+}
+
+impl Model {
+    /// A model with torchvision's initial distributions, drawn from `seed`.
+    ///
+    /// `dtype` is that of parameters and outputs: f32, or f64 to check against.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a size of zero; [`ModelError::Candle`] if the device has not the memory.
+    pub fn new(
+        config: &ModelConfig,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+        ctx: &Context,
+    ) -> std::result::Result<Self, ModelError> {
+        config.validate()?;
+        let variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, dtype, device);
+        let encoder = Encoder::new(config, &vb.pp("f"))?;
+        let head = Head::new(config, &vb.pp("g"))?;
+        init::initialize(&variables, seed)?;
+        let mut state: Vec<(String, Var)> = {
+            let entries = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
+            entries.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+        };
+        state.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let parameters = state.iter().filter(|(name, _)| is_parameter(name)).cloned().collect();
+        Ok(Self { config: config.clone(), ctx: ctx.clone(), encoder, head, state, parameters, sink: Arc::default() })
+    }
+
+    /// A model from a file that [`Model::save`] wrote; the file says which model it is.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], [`ModelError::Format`] or [`ModelError::Metadata`] if the file cannot be understood;
+    /// [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
+    pub fn load(path: &Path, device: &Device, ctx: &Context) -> std::result::Result<Self, ModelError> {
+        let (config, tensors) = weights::load(path)?;
+        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
+        let problems = weights::problems(&tensors, &model.state());
+        if !problems.is_empty() {
+            return Err(ModelError::Entries { path: path.to_owned(), problems });
+        }
+        for (name, var) in &model.state {
+            if let Some(tensor) = tensors.get(name) {
+                var.set(&tensor.to_dtype(var.dtype())?.to_device(device)?)?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// Writes all tensors and the model's description as safetensors; the file is whole or not there.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the file cannot be written.
+    pub fn save(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        weights::save(path, &self.config, &self.state())
+    }
+
+    /// Features and embeddings of pictures, both with rows of unit length: `(normalize(f(x)), normalize(g(f(x))))`.
+    ///
+    /// With `train` the batch's own statistics normalise and the running ones follow; the outputs belong to candle's
+    /// graph. Without, the running statistics normalise and no graph is recorded.
+    ///
+    /// # Shapes
+    /// `x`: `[n, 3, h, w]`, normalised pictures of the model's type. Returns `[n, feature_width]` and `[n, feature_dim]`.
+    ///
+    /// # Errors
+    /// If `x` is not as above, or has one picture in training (batch norm of the head needs two).
+    pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
+        let features = self.encode(x, train)?;
+        let out = self.head.forward(&self.ctx, &features, train)?;
+        let (feature, out) = (autograd::l2_normalize(&self.ctx, &features)?, autograd::l2_normalize(&self.ctx, &out)?);
+        if train { Ok((feature, out)) } else { Ok((feature.detach(), out.detach())) }
+    }
+
+    /// Features of pictures for evaluation: running statistics, no graph, not normalised.
+    ///
+    /// # Shapes
+    /// `x`: `[n, 3, h, w]`. Returns `[n, feature_width]`.
+    ///
+    /// # Errors
+    /// If `x` is not as above.
+    pub fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.encode(x, false)
+    }
+
+    /// Gradients of `loss` for all parameters: those that candle knows and those of the encoder's tapes, in one store.
+    ///
+    /// # Errors
+    /// If `loss` is not a scalar that comes from [`Model::forward_t`] in training, or was used already.
+    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
+        if loss.elem_count() != 1 {
+            candle_core::bail!("a loss is one number, found a tensor of shape {:?}", loss.dims());
+        }
+        self.sink.clear();
+        let mut gradients = loss.backward()?;
+        self.sink.drain_into(&mut gradients)?;
+        Ok(gradients)
+    }
+
+    /// What an optimizer updates, sorted by name; not the running statistics.
+    pub fn parameters(&self) -> &[(String, Var)] {
+        &self.parameters
+    }
+
+    /// The state dict: all parameters and running statistics, sorted by name. The tensors share the model's memory.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.state.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+    }
+
+    /// Architecture and sizes.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Numbers that training moves (24.62 million for the course's model).
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// Multiply-adds of convolutions and linear layers for one picture of `h`×`w` (1.299 billion for the course's model).
+    pub fn multiply_adds(&self, h: usize, w: usize) -> u64 {
+        self.encoder.multiply_adds([h, w]) + self.head.multiply_adds()
+    }
+
+    /// Numbers in a feature vector.
+    pub fn feature_width(&self) -> usize {
+        self.config.feature_width()
+    }
+
+    /// The encoder on its tape; in training the result hangs in candle's graph.
+    fn encode(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        match *x.dims() {
+            [_, 3, h, w] if h > 0 && w > 0 => {}
+            _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
+        }
+        let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
+        let mut pass = Pass { tape: Tape::new(&self.ctx), train };
+        let pictures = pass.tape.constant(&nhwc);
+        let features = self.encoder.forward(&mut pass, &pictures)?;
+        if train {
+            autograd::attach(pass.tape, &features, &[self.encoder.anchor()], &self.sink)
+        } else {
+            Ok(features.tensor().clone())
+        }
+    }
+}
+
+/// The embeddings, as candle's layers give one tensor.
+impl ModuleT for Model {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        Ok(Model::forward_t(self, x, train)?.1)
+    }
+}
+
+/// Running statistics and counters are state, but no parameters.
+fn is_parameter(name: &str) -> bool {
+    !["running_mean", "running_var", "num_batches_tracked"].iter().any(|buffer| name.ends_with(buffer))
+}
+
+#[cfg(test)]
+mod tests;

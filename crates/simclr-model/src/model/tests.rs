@@ -1,0 +1,269 @@
+use candle_core::{DType, Device, Tensor};
+use simclr_ops::Form;
+use simclr_ops::random::stream;
+
+use super::*;
+use crate::config::Arch;
+
+fn tiny(arch: Arch) -> ModelConfig {
+    ModelConfig { width: 2, feature_dim: 5, hidden_dim: 6, ..ModelConfig::new(arch) }
+}
+
+fn random(dims: &[usize], seed: u64) -> Tensor {
+    let mut s = stream(seed, [3; 3]);
+    let numbers: Vec<f64> = (0..dims.iter().product()).map(|_| s.normal()).collect();
+    Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()
+}
+
+fn model(config: &ModelConfig, dtype: DType) -> Model {
+    Model::new(config, 1, dtype, &Device::Cpu, &Context::new()).unwrap()
+}
+
+fn numbers(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn names_and_shapes_are_pytorch_s() {
+    for arch in Arch::ALL {
+        let model = model(&ModelConfig::new(arch), DType::F32);
+        let path = format!("{}/../../tests/golden/state_dict_{arch}.txt", env!("CARGO_MANIFEST_DIR"));
+        let golden = std::fs::read_to_string(&path).unwrap();
+        let lines = |prefix: &str| golden.lines().filter_map(|l| l.strip_prefix(prefix)).map(String::from).collect();
+        let mut want: Vec<String> = lines("entry ");
+        want.sort();
+        let got: Vec<String> = model.state().iter().map(|(name, t)| format!("{name} {:?}", t.dims())).collect();
+        assert_eq!(got, want, "{arch}");
+        let count: Vec<String> = lines("parameters ");
+        assert_eq!(count, [model.parameter_count().to_string()], "{arch}");
+        let multiply_adds: Vec<String> = lines("multiply-adds ");
+        assert_eq!(multiply_adds, [model.multiply_adds(32, 32).to_string()], "{arch}");
+    }
+}
+
+#[test]
+fn the_head_follows_its_settings() {
+    let names = |config: &ModelConfig| -> Vec<String> {
+        model(config, DType::F32).state().into_iter().map(|(n, _)| n).filter(|n| n.starts_with("g.")).collect()
+    };
+    let plain = ModelConfig { head_batch_norm: false, ..tiny(Arch::ResNet18) };
+    assert_eq!(names(&plain), ["g.0.bias", "g.0.weight", "g.2.bias", "g.2.weight"]);
+    assert_eq!(names(&ModelConfig { head_layers: 1, ..plain.clone() }), ["g.0.bias", "g.0.weight"]);
+    let deep = names(&ModelConfig { head_layers: 3, ..tiny(Arch::ResNet18) });
+    assert!(deep.contains(&"g.3.weight".to_owned()) && deep.contains(&"g.6.bias".to_owned()), "{deep:?}");
+    assert!(!deep.contains(&"g.3.bias".to_owned()), "{deep:?}");
+}
+
+#[test]
+fn a_size_of_zero_is_refused() {
+    let config = ModelConfig { width: 0, ..tiny(Arch::ResNet18) };
+    let error = Model::new(&config, 1, DType::F32, &Device::Cpu, &Context::new()).unwrap_err();
+    assert_eq!(error.to_string(), "model setting `width` is 0, expected a number of at least 1");
+}
+
+#[test]
+fn initial_values_have_torchvision_s_distributions_and_depend_on_the_seed_alone() {
+    let config = ModelConfig { width: 32, ..ModelConfig::new(Arch::ResNet18) };
+    let model = |seed| Model::new(&config, seed, DType::F32, &Device::Cpu, &Context::new()).unwrap().state();
+    let (a, b, other) = (model(1), model(1), model(2));
+    let get = |name: &str| numbers(&a.iter().find(|(n, _)| n == name).unwrap().1);
+    for ((name, a), ((_, b), (_, other))) in a.iter().zip(b.iter().zip(&other)) {
+        assert_eq!(numbers(a), numbers(b), "{name}");
+        let drawn = a.rank() >= 2 || name == "g.3.bias";
+        assert_eq!(numbers(a) != numbers(other), drawn, "{name}");
+    }
+    let conv = get("f.6.1.conv2.weight");
+    let variance = conv.iter().map(|x| x * x).sum::<f64>() / conv.len() as f64;
+    // 589,824 draws: the variance is known to 0.2 %.
+    assert!((variance * (256.0 * 9.0) / 2.0 - 1.0).abs() < 0.01, "{variance}");
+    let linear = get("g.0.weight");
+    let (bound, largest) = (1.0 / 16.0, linear.iter().fold(0.0, |m: f64, x| m.max(x.abs())));
+    assert!(largest <= bound && largest > 0.999 * bound, "{largest}");
+    let mean_square = linear.iter().map(|x| x * x).sum::<f64>() / linear.len() as f64;
+    assert!((mean_square * 3.0 / (bound * bound) - 1.0).abs() < 0.02, "{mean_square}");
+    assert!(get("f.1.weight").iter().all(|&x| x == 1.0) && get("f.1.bias").iter().all(|&x| x == 0.0));
+    assert!(get("f.1.running_var").iter().all(|&x| x == 1.0) && get("f.1.running_mean").iter().all(|&x| x == 0.0));
+}
+
+#[test]
+fn gradients_of_whole_networks_by_finite_differences() {
+    for arch in [Arch::ResNet18, Arch::ResNet50] {
+        for form in [Form::Reference, Form::Fast] {
+            let ctx = Context::with_form(form);
+            let model = Model::new(&tiny(arch), 1, DType::F64, &Device::Cpu, &ctx).unwrap();
+            let (left, right) = (random(&[4, 3, 16, 16], 1), random(&[4, 3, 16, 16], 2));
+            let (for_left, for_right) = (random(&[4, 5], 3), random(&[4, 5], 4));
+            let feature_weights = random(&[4, model.feature_width()], 5);
+            // Both outputs of one view and the embedding of the other, as a loss on any of them would use them.
+            let objective = || {
+                let ((feature, a), (_, b)) =
+                    (model.forward_t(&left, true).unwrap(), model.forward_t(&right, true).unwrap());
+                let sum = |t: Tensor, w: &Tensor| (t * w).unwrap().sum_all().unwrap();
+                ((sum(a, &for_left) + sum(b, &for_right)).unwrap() + sum(feature, &feature_weights)).unwrap()
+            };
+            let gradients = model.backward(&objective()).unwrap();
+            let mut pick = stream(9, [0; 3]);
+            for (name, var) in model.parameters() {
+                let gradient = numbers(gradients.get(var).unwrap_or_else(|| panic!("no gradient for {name}")));
+                let original = numbers(var);
+                {
+                    let i = pick.below(original.len() as u64) as usize;
+                    let at = |x: f64| {
+                        let mut moved = original.clone();
+                        moved[i] = x;
+                        var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                        let value: f64 = objective().to_scalar().unwrap();
+                        value
+                    };
+                    let step = 1e-7;
+                    let slope = (at(original[i] + step) - at(original[i] - step)) / (2.0 * step);
+                    at(original[i]);
+                    // Rounding is about 1e-15 / step. The step is that small because channels that are nearly constant bend the
+                    // objective sharply.
+                    let difference = (gradient[i] - slope).abs();
+                    assert!(
+                        difference < 1e-5 * (1.0 + slope.abs()),
+                        "{arch} {form:?} {name}[{i}]: {} {slope}",
+                        gradient[i]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn outputs_are_unit_rows_and_evaluation_changes_nothing() {
+    let model = model(&tiny(Arch::ResNet18), DType::F32);
+    let x = random(&[4, 3, 9, 7], 1).to_dtype(DType::F32).unwrap();
+    for train in [true, false] {
+        let (feature, out) = model.forward_t(&x, train).unwrap();
+        for t in [&feature, &out] {
+            for norm in numbers(&t.sqr().unwrap().sum(1).unwrap()) {
+                assert!((norm - 1.0).abs() < 1e-6, "{norm}");
+            }
+            assert_eq!(t.track_op(), train);
+        }
+    }
+    let before: Vec<_> = model.state().iter().map(|(_, t)| numbers(t)).collect();
+    let (feature, _) = model.forward_t(&x, false).unwrap();
+    let raw = model.features(&x).unwrap();
+    let norms = raw.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap();
+    for (a, b) in numbers(&feature).iter().zip(numbers(&raw.broadcast_div(&norms).unwrap())) {
+        assert!((a - b).abs() < 1e-6);
+    }
+    let after: Vec<_> = model.state().iter().map(|(_, t)| numbers(t)).collect();
+    assert!(before == after);
+}
+
+#[test]
+fn each_view_updates_the_running_statistics() {
+    let model = model(&tiny(Arch::ResNet18), DType::F64);
+    let get = |name: &str| numbers(&model.state().into_iter().find(|(n, _)| n == name).unwrap().1);
+    let views = [random(&[4, 3, 8, 8], 1), random(&[4, 3, 8, 8], 2)];
+    let (mut mean, mut var) = (vec![0.0; 2], vec![1.0; 2]);
+    for (step, x) in views.iter().enumerate() {
+        model.forward_t(x, true).unwrap();
+        let stem = model.state().into_iter().find(|(n, _)| n == "f.0.weight").unwrap().1;
+        let y = x.conv2d(&stem, 1, 1, 1, 1).unwrap().transpose(0, 1).unwrap().reshape((2, ())).unwrap();
+        let (batch_mean, batch_var) = (numbers(&y.mean(1).unwrap()), numbers(&y.var(1).unwrap()));
+        for c in 0..2 {
+            mean[c] = 0.9 * mean[c] + 0.1 * batch_mean[c];
+            var[c] = 0.9 * var[c] + 0.1 * batch_var[c];
+            assert!((get("f.1.running_mean")[c] - mean[c]).abs() < 1e-12);
+            assert!((get("f.1.running_var")[c] - var[c]).abs() < 1e-12);
+        }
+        assert_eq!(get("f.1.num_batches_tracked"), [step as f64 + 1.0]);
+        assert_eq!(get("g.1.num_batches_tracked"), [step as f64 + 1.0]);
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let run = |threads: usize| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let config = ModelConfig { width: 8, ..ModelConfig::new(Arch::ResNet50) };
+            let model = model(&config, DType::F32);
+            let x = random(&[5, 3, 32, 32], 1).to_dtype(DType::F32).unwrap();
+            let (_, out) = model.forward_t(&x, true).unwrap();
+            let loss = (&out * random(&[5, 128], 2).to_dtype(DType::F32).unwrap()).unwrap().sum_all().unwrap();
+            let gradients = model.backward(&loss).unwrap();
+            let all = model.parameters().iter().map(|(_, var)| numbers(gradients.get(var).unwrap()));
+            all.chain([numbers(&out)]).collect::<Vec<_>>()
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(3));
+}
+
+#[test]
+fn a_file_brings_the_same_model_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let config = ModelConfig { head_batch_norm: false, head_layers: 3, ..tiny(Arch::ResNet34) };
+    let model = model(&config, DType::F32);
+    model.forward_t(&random(&[4, 3, 8, 8], 1).to_dtype(DType::F32).unwrap(), true).unwrap();
+    model.save(&path).unwrap();
+    let loaded = Model::load(&path, &Device::Cpu, &Context::new()).unwrap();
+    assert_eq!(loaded.config(), model.config());
+    for ((name, a), (other, b)) in model.state().iter().zip(loaded.state()) {
+        assert_eq!((name, numbers(a)), (&other, numbers(&b)));
+    }
+    let again = dir.path().join("again.safetensors");
+    loaded.save(&again).unwrap();
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap(), "equal models are equal files");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no partial file is left");
+}
+
+#[test]
+fn bad_files_are_refused_with_their_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let message = || Model::load(&path, &Device::Cpu, &Context::new()).unwrap_err().to_string();
+    assert!(message().contains("model.safetensors: No such file"), "{}", message());
+    let config = tiny(Arch::ResNet18);
+    model(&config, DType::F32).save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [0, 7, 100, whole.len() - 1] {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        assert!(message().contains("not a safetensors file"), "{}", message());
+    }
+    let mut tensors = model(&config, DType::F32).state();
+    tensors.retain(|(name, _)| name != "f.1.weight");
+    tensors.push(("f.fc.bias".to_owned(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap()));
+    let stem = tensors.iter_mut().find(|(name, _)| name == "f.0.weight").unwrap();
+    stem.1 = Tensor::zeros((2, 3, 7, 7), DType::F32, &Device::Cpu).unwrap();
+    weights::save(&path, &config, &tensors).unwrap();
+    let message = message();
+    for problem in
+        ["missing f.1.weight [2]", "unexpected f.fc.bias", "f.0.weight has shape [2, 3, 7, 7], expected [2, 3, 3, 3]"]
+    {
+        assert!(message.contains(problem), "{message}");
+    }
+    let stray = dir.path().join("plain.safetensors");
+    candle_core::safetensors::save(&std::collections::HashMap::<String, Tensor>::new(), &stray).unwrap();
+    let message = Model::load(&stray, &Device::Cpu, &Context::new()).unwrap_err().to_string();
+    assert!(message.contains("plain.safetensors: model setting `stem` is missing"), "{message}");
+}
+
+#[test]
+fn an_unwritable_place_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("no such folder").join("model.safetensors");
+    let message = model(&tiny(Arch::ResNet18), DType::F32).save(&path).unwrap_err().to_string();
+    assert!(message.contains("model.safetensors: No such file or directory"), "{message}");
+}
+
+#[test]
+fn wrong_pictures_and_losses_are_named() {
+    let model = model(&tiny(Arch::ResNet18), DType::F32);
+    let pictures = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+    let message = model.forward_t(&pictures(&[2, 8, 8, 3]), true).unwrap_err().to_string();
+    assert!(message.contains("[n, 3, h, w], found [2, 8, 8, 3]"), "{message}");
+    // One picture of one pixel after the last stride: the last layers have one value per channel.
+    let message = model.forward_t(&pictures(&[1, 3, 8, 8]), true).unwrap_err().to_string();
+    assert!(message.contains("more than one value per channel, found 1"), "{message}");
+    let (_, out) = model.forward_t(&pictures(&[2, 3, 8, 8]), true).unwrap();
+    let message = model.backward(&out).unwrap_err().to_string();
+    assert!(message.contains("a loss is one number"), "{message}");
+}

@@ -1,0 +1,73 @@
+//! Weights in and out of safetensors files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+
+/// Writes `tensors` with the description of their model; the file is whole or not there.
+pub(crate) fn save(path: &Path, config: &ModelConfig, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
+    let data = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let bytes = safetensors::serialize(data, Some(config.to_metadata()))
+        .map_err(|source| ModelError::Format { path: path.to_owned(), source })?;
+    write_whole(path, &bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source })
+}
+
+/// Writes a sibling, flushes it to the disk and renames it: an older file stays until the new one is complete.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let written = File::create(&part).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    });
+    if written.is_err() {
+        // Nothing more can be done if this fails too; the first error is the one to report.
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// The tensors of a file and the model that they belong to.
+pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), ModelError> {
+    let bytes = fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+    let format = |source| ModelError::Format { path: path.to_owned(), source };
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(format)?;
+    let config = ModelConfig::from_metadata(metadata.metadata().as_ref().unwrap_or(&HashMap::new()))
+        .map_err(|source| ModelError::Metadata { path: path.to_owned(), source: Box::new(source) })?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in SafeTensors::deserialize(&bytes).map_err(format)?.iter() {
+        let dtype = view.dtype().try_into()?;
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok((config, tensors))
+}
+
+/// Every difference between the names, shapes and types of `found` and those of `expected`.
+pub(crate) fn problems(found: &BTreeMap<String, Tensor>, expected: &[(String, Tensor)]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, tensor) in expected {
+        match found.get(name) {
+            None => problems.push(format!("missing {name} {:?}", tensor.dims())),
+            Some(other) if other.dims() != tensor.dims() => {
+                problems.push(format!("{name} has shape {:?}, expected {:?}", other.dims(), tensor.dims()));
+            }
+            Some(other) if other.dtype().is_int() != tensor.dtype().is_int() => {
+                problems.push(format!("{name} has type {:?}, expected {:?}", other.dtype(), tensor.dtype()));
+            }
+            Some(_) => {}
+        }
+    }
+    let unexpected = found.keys().filter(|name| !expected.iter().any(|(expected, _)| &expected == name));
+    problems.extend(unexpected.map(|name| format!("unexpected {name}")));
+    problems
+}
