@@ -7,7 +7,7 @@ use super::Picture;
 ///
 /// Single precision, no fused multiply-add, and cut towards zero rather than rounded: 0.9 of the way from 10 to 11 is 10.
 /// Beyond 0 and 1 PIL clips before it cuts; `as u8` does both.
-fn blend(from: u8, to: u8, factor: f32) -> u8 {
+pub(super) fn blend(from: u8, to: u8, factor: f32) -> u8 {
     (f32::from(from) + factor * (i16::from(to) - i16::from(from)) as f32) as u8
 }
 

@@ -19,6 +19,8 @@
 
 mod color;
 mod geometry;
+#[cfg(test)]
+mod golden;
 mod hue;
 mod parameters;
 mod picture;

@@ -1,8 +1,12 @@
 //! Crop and resize with PIL's bilinear filter: antialiased, two passes of 8-bit fixed point.
 //!
 //! Every output pixel is a weighted mean of the input pixels under a triangle as wide as the scale (never narrower than one
-//! input pixel on each side). Weights are computed in double precision, normalised to sum 1, rounded to 22 bits; the
-//! horizontal pass writes bytes, the vertical pass reads them.
+//! input pixel on each side). Weights are computed in double precision, normalised to sum 1, rounded to 22 bits; the first
+//! pass writes bytes, the second reads them.
+//!
+//! Which pass is the first decides some last bits. It is the horizontal one, but since Pillow 13
+//! (<https://github.com/python-pillow/Pillow/pull/9549>) the vertical one where the height shrinks much more than the width,
+//! and so it is here. Views that are at least as large as their crops are the same in all versions.
 
 use super::{Crop, Picture};
 
@@ -69,8 +73,8 @@ impl Weights {
 #[derive(Debug, Default)]
 pub struct Resizer {
     weights: Weights,
-    /// The crop after the horizontal pass.
-    narrowed: Vec<u8>,
+    /// What the first pass leaves for the second.
+    between: Vec<u8>,
     sums: Vec<i32>,
 }
 
@@ -93,42 +97,104 @@ impl Resizer {
         );
         assert!(width > 0 && height > 0, "cannot resize to {width} × {height} pixels");
         out.reshape(width, height);
-        let (in_width, in_height) = (crop.width as usize, crop.height as usize);
         let (width, height) = (width as usize, height as usize);
+        let source = Rows::of_crop(picture, crop);
+        let vertical_first = vertical_first((source.width, source.height), (width, height));
 
-        // Both passes are the identity where the size stays.
-        self.narrowed.resize(3 * width * in_height, 0);
-        let stride = 3 * picture.width() as usize;
-        let first = crop.top as usize * stride + 3 * crop.left as usize;
-        let rows = picture.pixels()[first..].chunks(stride).map(|row| &row[..3 * in_width]);
-        if in_width == width {
-            for (row, narrowed) in rows.zip(self.narrowed.chunks_exact_mut(3 * width)) {
-                narrowed.copy_from_slice(row);
-            }
+        let mut between = std::mem::take(&mut self.between);
+        if vertical_first {
+            between.resize(3 * source.width * height, 0);
+            self.vertical(source, height, &mut between);
+            self.horizontal(Rows::packed(&between, source.width), width, out.pixels_mut());
         } else {
-            self.weights.set(in_width, width);
-            for (row, narrowed) in rows.zip(self.narrowed.chunks_exact_mut(3 * width)) {
-                narrow(row, &self.weights, narrowed);
-            }
+            between.resize(3 * width * source.height, 0);
+            self.horizontal(source, width, &mut between);
+            self.vertical(Rows::packed(&between, width), height, out.pixels_mut());
         }
+        self.between = between;
+    }
 
-        if in_height == height {
-            out.pixels_mut().copy_from_slice(&self.narrowed);
-        } else {
-            self.weights.set(in_height, height);
-            self.sums.resize(3 * width, 0);
-            for (row, (start, weights)) in out.pixels_mut().chunks_exact_mut(3 * width).zip(self.weights.positions()) {
-                self.sums.fill(HALF);
-                for (source, &weight) in self.narrowed[3 * width * start..].chunks_exact(3 * width).zip(weights) {
-                    for (sum, &byte) in self.sums.iter_mut().zip(source) {
+    /// Rows of `width` pixels from rows of any width.
+    fn horizontal(&mut self, source: Rows<'_>, width: usize, out: &mut [u8]) {
+        let rows = source.iter().zip(out.chunks_exact_mut(3 * width));
+        if source.width == width {
+            // The weights would be 1 and 0.
+            rows.for_each(|(row, out)| out.copy_from_slice(row));
+            return;
+        }
+        self.weights.set(source.width, width);
+        for (row, out) in rows {
+            let ((pixels, _), (out, _)) = (row.as_chunks::<3>(), out.as_chunks_mut::<3>());
+            for (pixel, (start, weights)) in out.iter_mut().zip(self.weights.positions()) {
+                let mut sums = [HALF; 3];
+                for (source, &weight) in pixels[start..].iter().zip(weights) {
+                    for (sum, &byte) in sums.iter_mut().zip(source) {
                         *sum += i32::from(byte) * weight;
                     }
                 }
-                for (byte, &sum) in row.iter_mut().zip(&self.sums) {
-                    *byte = clip(sum);
-                }
+                *pixel = sums.map(clip);
             }
         }
+    }
+
+    /// `height` rows from any number of rows.
+    fn vertical(&mut self, source: Rows<'_>, height: usize, out: &mut [u8]) {
+        let row_len = 3 * source.width;
+        let rows = out.chunks_exact_mut(row_len);
+        if source.height == height {
+            rows.zip(source.iter()).for_each(|(out, row)| out.copy_from_slice(row));
+            return;
+        }
+        self.weights.set(source.height, height);
+        self.sums.resize(row_len, 0);
+        for (out, (start, weights)) in rows.zip(self.weights.positions()) {
+            self.sums.fill(HALF);
+            for (row, &weight) in source.below(start).iter().zip(weights) {
+                for (sum, &byte) in self.sums.iter_mut().zip(row) {
+                    *sum += i32::from(byte) * weight;
+                }
+            }
+            for (byte, &sum) in out.iter_mut().zip(&self.sums) {
+                *byte = clip(sum);
+            }
+        }
+    }
+}
+
+/// Whether Pillow 13 begins with the vertical pass, for sizes as (width, height): where rows go, and more than twice as many
+/// as columns.
+fn vertical_first(from: (usize, usize), to: (usize, usize)) -> bool {
+    from.1 > to.1 && 2 * from.0 + to.1 < 2 * to.0 + from.1
+}
+
+/// Rows of pixels, one every `stride` bytes.
+#[derive(Debug, Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+    width: usize,
+    height: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn of_crop(picture: &'a Picture, crop: Crop) -> Self {
+        let stride = 3 * picture.width() as usize;
+        let first = crop.top as usize * stride + 3 * crop.left as usize;
+        let (width, height) = (crop.width as usize, crop.height as usize);
+        Self { bytes: &picture.pixels()[first..], stride, width, height }
+    }
+
+    fn packed(bytes: &'a [u8], width: usize) -> Self {
+        Self { bytes, stride: 3 * width, width, height: bytes.len() / (3 * width) }
+    }
+
+    /// The rows from `start` on.
+    fn below(self, start: usize) -> Self {
+        Self { bytes: &self.bytes[start * self.stride..], height: self.height - start, ..self }
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        self.bytes.chunks(self.stride).take(self.height).map(move |row| &row[..3 * self.width])
     }
 }
 
@@ -141,21 +207,6 @@ pub fn resized_crop(picture: &Picture, crop: Crop, width: u32, height: u32) -> P
     let mut out = Picture::filled(1, 1, [0; 3]);
     Resizer::new().resized_crop(picture, crop, width, height, &mut out);
     out
-}
-
-/// The horizontal pass of one row.
-fn narrow(row: &[u8], weights: &Weights, out: &mut [u8]) {
-    let (pixels, _) = row.as_chunks::<3>();
-    let (out, _) = out.as_chunks_mut::<3>();
-    for (pixel, (start, weights)) in out.iter_mut().zip(weights.positions()) {
-        let mut sums = [HALF; 3];
-        for (source, &weight) in pixels[start..].iter().zip(weights) {
-            for (sum, &byte) in sums.iter_mut().zip(source) {
-                *sum += i32::from(byte) * weight;
-            }
-        }
-        *pixel = sums.map(clip);
-    }
 }
 
 /// A sum of weighted bytes as a byte. Rounded weights can sum to a little more than 1, so 255 may be passed.
@@ -203,6 +254,14 @@ mod tests {
         let half = resized_crop(&picture, Crop::whole(8, 1), 4, 1);
         let red: Vec<u8> = half.pixels().iter().step_by(3).copied().collect();
         assert_eq!(red, [0, 40, 90, 149]);
+    }
+
+    #[test]
+    fn the_vertical_pass_comes_first_where_many_rows_go() {
+        assert!(vertical_first((33, 36), (32, 32)) && vertical_first((8, 33), (32, 32)));
+        assert!(!vertical_first((33, 34), (32, 32)) && !vertical_first((8, 31), (32, 32)));
+        // No crop of a CIFAR picture is taller than its view.
+        assert!(!vertical_first((1, 32), (32, 32)));
     }
 
     #[test]
