@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn every_wrong_field_is_named() {
         Recipe::default().validate().unwrap();
-        let cases: [(&str, fn(&mut Recipe)); 14] = [
+        type Break = fn(&mut Recipe);
+        let cases: [(&str, Break); 14] = [
             ("recipe.crop_scale is [0, 1], expected two numbers with 0 < least <= greatest <= 1", |r| {
                 r.crop_scale[0] = 0.0
             }),
