@@ -1,0 +1,262 @@
+//! NT-Xent without the similarity matrix: tiles of it come and go, forward and backward.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use simclr_ops::Element;
+use simclr_ops::product::{Matrix, MatrixMut, product};
+
+use crate::error::{LossError, check_temperature, check_views};
+
+/// Rows and columns of a tile: 256 KiB in f32, what a core's second cache holds. The tiles are cut by shape, so that the
+/// bits do not depend on the number of threads.
+const TILE_ROWS: usize = 128;
+const TILE_COLS: usize = 512;
+
+/// Normalised, temperature-scaled cross entropy over the `2n` views of a batch, in nats per view.
+///
+/// Row `k` of `left` and row `k` of `right` are the two views of image `k`; the other `2n - 2` rows are its negatives:
+///
+/// `-1/2n Σ_i log(exp(sim(z_i, z_pos(i)) / tau) / Σ_{k ≠ i} exp(sim(z_i, z_k) / tau))`
+///
+/// Chen et al. 2020, arXiv:2002.05709, eq. 1. Uses O(n · (d + tile)) memory: the similarity matrix is never stored, the
+/// backward computes its tiles again. A zero row has similarity 0 with all others, and gradient 0.
+///
+/// # Shapes
+/// `left`, `right`: `[n, d]`, f32 or f64, on the CPU, `n >= 1`. Returns `[]`, of the inputs' type.
+///
+/// # Errors
+/// [`LossError::Shape`] or [`LossError::Dtype`] if the two are not as above, [`LossError::Device`] if they are not on the
+/// CPU, [`LossError::Temperature`] unless `tau` is finite and above 0.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let left = Var::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+/// let right = Var::new(&[[1f32, 0.1], [0.1, 1.0]], &Device::Cpu)?;
+/// let loss = simclr_loss::nt_xent(&left, &right, 0.5)?;
+/// let gradients = loss.backward()?;
+/// assert!(loss.to_scalar::<f32>()? > 0.0 && gradients.get(&left).is_some());
+/// # Ok(())
+/// # }
+/// ```
+pub fn nt_xent(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<Tensor, LossError> {
+    check_views(left, right)?;
+    check_temperature(tau)?;
+    if !left.device().is_cpu() {
+        let found = format!("{:?}", left.device().location());
+        return Err(LossError::Device {
+            argument: "left",
+            found,
+            expected: "the CPU: there is no other form yet".into(),
+        });
+    }
+    let op = NtXent { tau, log_sums: Mutex::default() };
+    Ok(left.contiguous()?.apply_op2(&right.contiguous()?, op)?)
+}
+
+struct NtXent {
+    tau: f64,
+    /// `log Σ_{k ≠ i} exp(sim / tau)` of every view, kept from the forward pass.
+    log_sums: Mutex<Vec<f64>>,
+}
+
+impl CustomOp2 for NtXent {
+    fn name(&self) -> &'static str {
+        "nt-xent"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Element>(
+            op: &NtXent,
+            (left, left_layout): (&[T], &Layout),
+            (right, right_layout): (&[T], &Layout),
+        ) -> Result<f64> {
+            let (_, d) = left_layout.shape().dims2()?;
+            let slice = |all, layout: &Layout| match layout.contiguous_offsets() {
+                Some((start, end)) => Ok::<&[T], candle_core::Error>(std::ops::Index::index(all, start..end)),
+                None => candle_core::bail!("nt-xent needs contiguous rows"),
+            };
+            let views = Views::new(slice(left, left_layout)?, slice(right, right_layout)?, d, op.tau);
+            let (loss, log_sums) = views.loss();
+            *op.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
+            Ok(loss)
+        }
+        let storage = match (s1, s2) {
+            (CpuStorage::F32(a), CpuStorage::F32(b)) => CpuStorage::F32(vec![run(self, (a, l1), (b, l2))? as f32]),
+            (CpuStorage::F64(a), CpuStorage::F64(b)) => CpuStorage::F64(vec![run(self, (a, l1), (b, l2))?]),
+            _ => candle_core::bail!("nt-xent needs two tensors of f32 or two of f64"),
+        };
+        Ok((storage, Shape::from(())))
+    }
+
+    fn bwd(
+        &self,
+        left: &Tensor,
+        right: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        fn run<T: Element>(op: &NtXent, left: &Tensor, right: &Tensor, grad: f64) -> Result<[Tensor; 2]> {
+            let (n, d) = left.dims2()?;
+            let rows = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
+            let views = Views::new(&rows(left)?, &rows(right)?, d, op.tau);
+            let log_sums = op.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut gradient = views.gradient(&log_sums, grad);
+            let of_right = gradient.split_off(n * d);
+            let tensor = |g: Vec<T>| Tensor::from_vec(g, (n, d), left.device());
+            Ok([tensor(gradient)?, tensor(of_right)?])
+        }
+        let grad: f64 = grad.to_dtype(DType::F64)?.to_scalar()?;
+        let (left, right) = (left.detach(), right.detach());
+        let [of_left, of_right] = match left.dtype() {
+            DType::F64 => run::<f64>(self, &left, &right, grad)?,
+            _ => run::<f32>(self, &left, &right, grad)?,
+        };
+        Ok((Some(of_left), Some(of_right)))
+    }
+}
+
+/// The `2n` views of a batch as unit rows; view `i` and view `i ± n` are a pair.
+struct Views<T> {
+    unit: Vec<T>,
+    lengths: Vec<f64>,
+    d: usize,
+    tau: f64,
+}
+
+impl<T: Element> Views<T> {
+    fn new(left: &[T], right: &[T], d: usize, tau: f64) -> Self {
+        let mut unit = [left, right].concat();
+        let lengths = unit
+            .par_chunks_mut(d)
+            .map(|row| {
+                let length = row.iter().map(|&x| wide(x) * wide(x)).sum::<f64>().sqrt();
+                // A zero row is left as it is: similarity 0.
+                if length != 0.0 {
+                    row.iter_mut().for_each(|x| *x = narrow(wide(*x) / length));
+                }
+                length
+            })
+            .collect();
+        Self { unit, lengths, d, tau }
+    }
+
+    fn count(&self) -> usize {
+        self.lengths.len()
+    }
+
+    fn positive_of(&self, i: usize) -> usize {
+        (i + self.count() / 2) % self.count()
+    }
+
+    /// The loss, and `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` for every view `i`.
+    fn loss(&self) -> (f64, Vec<f64>) {
+        let terms: Vec<(f64, f64)> = self.tiles_of_rows(|first, rows| {
+            // Of every row: the largest logit so far, the sum of exponentials around it, the positive's logit.
+            let mut sums = vec![(f64::NEG_INFINITY, 0.0, 0.0); rows];
+            self.for_each_tile(first, rows, |columns, similarities, row| {
+                let (i, (largest, sum, positive)) = (first + row, &mut sums[row]);
+                let logit = |x: T| wide(x) / self.tau;
+                let others =
+                    || columns.clone().zip(&*similarities).filter(move |(j, _)| *j != i).map(|(j, &x)| (j, logit(x)));
+                let tile_largest = others().map(|(_, logit)| logit).fold(*largest, max_with_nan);
+                let tile_sum: f64 = others().map(|(_, logit)| (logit - tile_largest).exp()).sum();
+                // The first tile may have held nothing but the row itself: then there is no sum to carry over.
+                let carried = if *sum == 0.0 { 0.0 } else { *sum * (*largest - tile_largest).exp() };
+                (*largest, *sum) = (tile_largest, carried + tile_sum);
+                if let Some(place) = self.positive_of(i).checked_sub(columns.start).filter(|&p| p < similarities.len())
+                {
+                    *positive = logit(similarities[place]);
+                }
+            });
+            sums.into_iter().map(|(largest, sum, positive)| (largest + sum.ln(), positive)).collect()
+        });
+        let total: f64 = terms.iter().map(|(log_sum, positive)| log_sum - positive).sum();
+        (total / self.count() as f64, terms.into_iter().map(|(log_sum, _)| log_sum).collect())
+    }
+
+    /// Gradient of `grad` times the loss, for all rows before they were normalised.
+    ///
+    /// With `p_ij = exp(sim_ij / tau - log_sum_i)`, row `i` gets `Σ_j (p_ij + p_ji - 2 [j = pos(i)]) u_j / (2n tau)`
+    /// through its unit vector, of which the part along the row vanishes in the normalisation.
+    fn gradient(&self, log_sums: &[f64], grad: f64) -> Vec<T> {
+        let (d, scale) = (self.d, grad / (self.count() as f64 * self.tau));
+        self.tiles_of_rows(|first, rows| {
+            let mut sums = vec![T::zero(); rows * d];
+            self.for_each_tile_with(first, rows, |columns, tile| {
+                for (row, weights) in tile.chunks_exact_mut(columns.len()).enumerate() {
+                    let (i, positive) = (first + row, self.positive_of(first + row));
+                    for (j, weight) in columns.clone().zip(weights) {
+                        let logit = wide(*weight) / self.tau;
+                        *weight = narrow(match j {
+                            _ if j == i => 0.0,
+                            _ => {
+                                let both = (logit - log_sums[i]).exp() + (logit - log_sums[j]).exp();
+                                if j == positive { both - 2.0 } else { both }
+                            }
+                        });
+                    }
+                }
+                let others = Matrix::new(&self.unit[columns.start * d..], columns.len(), d);
+                let weights = Matrix::new(tile, rows, columns.len());
+                product(&mut MatrixMut::new(&mut sums, rows, d), weights, others, true, false);
+            });
+            for (row, sums) in sums.chunks_exact_mut(d).enumerate() {
+                let (unit, length) = (&self.unit[(first + row) * d..][..d], self.lengths[first + row]);
+                if length == 0.0 {
+                    sums.fill(T::zero());
+                    continue;
+                }
+                let along: f64 = unit.iter().zip(&*sums).map(|(&u, &g)| wide(u) * wide(g)).sum();
+                for (g, &u) in sums.iter_mut().zip(unit) {
+                    *g = narrow((wide(*g) - along * wide(u)) * scale / length);
+                }
+            }
+            sums
+        })
+    }
+
+    /// Runs `work(first row, rows)` for every tile of rows on all threads and joins what it returns, in order.
+    fn tiles_of_rows<R: Send>(&self, work: impl Fn(usize, usize) -> Vec<R> + Sync) -> Vec<R> {
+        let firsts: Vec<usize> = (0..self.count()).step_by(TILE_ROWS).collect();
+        firsts.into_par_iter().flat_map_iter(|first| work(first, TILE_ROWS.min(self.count() - first))).collect()
+    }
+
+    /// Calls `consume(columns, similarities of the row with them, row)` for every row of every tile beside `first`.
+    fn for_each_tile(&self, first: usize, rows: usize, mut consume: impl FnMut(std::ops::Range<usize>, &[T], usize)) {
+        self.for_each_tile_with(first, rows, |columns, tile| {
+            for (row, similarities) in tile.chunks_exact(columns.len()).enumerate() {
+                consume(columns.clone(), similarities, row);
+            }
+        });
+    }
+
+    /// Calls `consume(columns, similarities)` for every tile of `rows` rows from `first`; it may overwrite the tile.
+    fn for_each_tile_with(&self, first: usize, rows: usize, mut consume: impl FnMut(std::ops::Range<usize>, &mut [T])) {
+        let d = self.d;
+        let mut tile = vec![T::zero(); rows * TILE_COLS.min(self.count())];
+        for start in (0..self.count()).step_by(TILE_COLS) {
+            let columns = start..(start + TILE_COLS).min(self.count());
+            let tile = &mut tile[..rows * columns.len()];
+            let (own, others) = (&self.unit[first * d..], &self.unit[start * d..]);
+            let similarities = &mut MatrixMut::new(tile, rows, columns.len());
+            product(similarities, Matrix::new(own, rows, d), Matrix::new(others, columns.len(), d).t(), false, false);
+            consume(columns, tile);
+        }
+    }
+}
+
+/// The larger of two numbers, NaN if the second is: a broken network must show.
+fn max_with_nan(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
+fn wide<T: Element>(x: T) -> f64 {
+    candle_core::WithDType::to_f64(x)
+}
+
+fn narrow<T: Element>(x: f64) -> T {
+    candle_core::WithDType::from_f64(x)
+}
