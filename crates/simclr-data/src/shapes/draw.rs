@@ -10,8 +10,6 @@ use super::{
     figure,
 };
 
-const PIXELS: usize = (SIDE * SIDE) as usize;
-
 /// A figure somewhere in the picture.
 struct Copy {
     center: [f64; 2],
@@ -21,21 +19,17 @@ struct Copy {
 
 /// The picture of `factors`; `draws` places the copies and makes the noise.
 pub(super) fn picture(factors: &ShapeFactors, draws: &mut Stream) -> Picture {
-    let copies = copies(factors, draws);
+    let cover = cover(factors, &copies(factors, draws));
     let paint = Paint::draw(factors, draws);
-    let mut pixels = Vec::with_capacity(3 * PIXELS);
     let mut grain = Grain::new(factors.noise, draws);
-    for row in 0..SIDE {
-        for column in 0..SIDE {
-            let at = [f64::from(column) + 0.5, f64::from(row) + 0.5];
-            let distance = copies.iter().map(|copy| copy.distance(factors, at)).fold(f64::INFINITY, f64::min);
-            // A pixel on the edge is covered in part: the edge is one pixel soft.
-            let cover = (0.5 - distance).clamp(0.0, 1.0);
-            let (figure, ground) = (paint.figure(factors, at), paint.ground(factors, at));
-            for channel in 0..3 {
-                let value = ground[channel] + cover * (figure[channel] - ground[channel]) + grain.next();
-                pixels.push((value.clamp(0.0, 1.0) * 255.0).round() as u8);
-            }
+    let mut pixels = Vec::with_capacity(3 * cover.len());
+    for (at, cover) in cover.into_iter().enumerate() {
+        let (column, row) = (at % SIDE as usize, at / SIDE as usize);
+        let ground = paint.ground(column, row);
+        for figure in paint.figure(column, row) {
+            let value = ground + cover * (figure - ground) + grain.next();
+            // A half more and cut is rounded.
+            pixels.push((value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8);
         }
     }
     Picture::new(SIDE, SIDE, pixels).expect("three bytes were written per pixel")
@@ -65,94 +59,121 @@ fn copies(factors: &ShapeFactors, draws: &mut Stream) -> Vec<Copy> {
     copies
 }
 
+/// How much of each pixel the figures cover, row by row.
+fn cover(factors: &ShapeFactors, copies: &[Copy]) -> Vec<f64> {
+    let mut cover = vec![0.0f64; (SIDE * SIDE) as usize];
+    // Nothing of a figure is farther from its centre, with its soft edge.
+    let reach = 1.1 * factors.size + 1.0;
+    for copy in copies {
+        let pixels = |center: f64| {
+            let pixel = |at: f64| at.clamp(0.0, f64::from(SIDE)) as usize;
+            pixel((center - reach).floor())..pixel((center + reach).ceil())
+        };
+        let columns = pixels(copy.center[0]);
+        for row in pixels(copy.center[1]) {
+            let cover = &mut cover[row * SIDE as usize..][columns.clone()];
+            for (cover, column) in cover.iter_mut().zip(columns.clone()) {
+                let at = [column as f64 + 0.5, row as f64 + 0.5];
+                // A pixel on the edge is covered in part: the edge is one pixel soft.
+                *cover = cover.max((0.5 - copy.distance(factors, at)).clamp(0.0, 1.0));
+            }
+        }
+    }
+    cover
+}
+
 impl Copy {
     /// Signed distance in pixels from the edge of the figure.
     fn distance(&self, factors: &ShapeFactors, at: [f64; 2]) -> f64 {
         let (x, y) = (at[0] - self.center[0], at[1] - self.center[1]);
-        // Too far away to touch the pixel; any value above a half will do.
-        let reach = 1.2 * factors.size + 1.0;
-        if x * x + y * y > reach * reach {
-            return 1.0;
-        }
         let point = [(self.cos * x + self.sin * y) / factors.size, (self.cos * y - self.sin * x) / factors.size];
         factors.size * figure::distance(factors.class, point)
     }
 }
 
-/// The colours of a picture and the directions and phases of its patterns.
+/// The colours of a picture and its patterns. What is behind the figures is gray.
+///
+/// Brightness differs little from picture to picture: with brightness free, it would be the first thing by which pictures are
+/// told apart, before the hue.
 struct Paint {
     figure: [f64; 3],
-    ground: [f64; 3],
-    figure_wave: Wave,
+    ground: f64,
+    texture: Texture,
+    background: Background,
+    figure_waves: [Wave; 2],
     ground_waves: [Wave; 3],
-}
-
-/// A plane wave: direction times frequency, and phase, in turns per pixel and turns.
-struct Wave {
-    along: [f64; 2],
-    phase: f64,
-}
-
-impl Wave {
-    fn draw(draws: &mut Stream, wavelength: f64) -> Self {
-        let (sin, cos) = (TAU * draws.uniform()).sin_cos();
-        Self { along: [cos / wavelength, sin / wavelength], phase: draws.uniform() }
-    }
-
-    fn at(&self, [x, y]: [f64; 2]) -> f64 {
-        (TAU * (self.along[0] * x + self.along[1] * y + self.phase)).sin()
-    }
 }
 
 impl Paint {
     fn draw(factors: &ShapeFactors, draws: &mut Stream) -> Self {
         let mut between = |low: f64, high: f64| low + (high - low) * draws.uniform();
-        let figure = color(factors.hue, between(0.6, 1.0), between(0.6, 1.0));
-        let brightness = luma(figure);
-        // Far enough from the figure in brightness that the figure is there without colours too.
-        let ground_hue = between(0.0, 1.0);
-        let tint = between(0.0, 0.25);
-        let contrast = between(0.3, 0.5);
-        let ground = if brightness > 0.5 { brightness - contrast } else { brightness + contrast };
-        let ground = color(ground_hue, tint, ground.clamp(0.05, 1.0));
+        let figure = color(factors.hue, between(0.58, 0.62), 0.45);
+        let ground = between(0.15, 0.19);
+        let mut wave = |wavelength, angle: f64| Wave::new(wavelength, angle, draws.uniform());
+        let (along, behind) = (factors.rotation, factors.rotation + 0.1);
         Self {
             figure,
             ground,
-            figure_wave: Wave::draw(draws, 3.0),
-            ground_waves: [Wave::draw(draws, 64.0), Wave::draw(draws, 24.0), Wave::draw(draws, 16.0)],
+            texture: factors.texture,
+            background: factors.background,
+            figure_waves: [wave(3.0, along), wave(3.0, along + 0.25)],
+            ground_waves: [wave(64.0, behind), wave(24.0, behind + 0.4), wave(16.0, behind + 0.7)],
         }
     }
 
-    fn figure(&self, factors: &ShapeFactors, at: [f64; 2]) -> [f64; 3] {
-        let shade = match factors.texture {
-            Texture::Plain => 1.0,
-            Texture::Stripes => 1.0 - 0.12 * self.figure_wave.at(at).signum(),
-            Texture::Checks => {
-                let across = Wave { along: [-self.figure_wave.along[1], self.figure_wave.along[0]], phase: 0.25 };
-                1.0 - 0.12 * (self.figure_wave.at(at) * across.at(at)).signum()
-            }
+    fn figure(&self, column: usize, row: usize) -> [f64; 3] {
+        let [along, across] = &self.figure_waves;
+        let sign = match self.texture {
+            Texture::Plain => 0.0,
+            Texture::Stripes => along.at(column, row).signum(),
+            Texture::Checks => (along.at(column, row) * across.at(column, row)).signum(),
         };
-        self.figure.map(|channel| shade * channel)
+        self.figure.map(|channel| channel * (1.0 - 0.08 * sign))
     }
 
-    fn ground(&self, factors: &ShapeFactors, at: [f64; 2]) -> [f64; 3] {
+    fn ground(&self, column: usize, row: usize) -> f64 {
         let [slow, middle, fast] = &self.ground_waves;
-        let light = match factors.background {
+        let light = match self.background {
             Background::Plain => 0.0,
-            Background::Gradient => 0.12 * slow.at(at),
-            Background::Clouds => 0.06 * (slow.at(at) + middle.at(at) + fast.at(at)),
+            Background::Gradient => 0.06 * slow.at(column, row),
+            Background::Clouds => 0.03 * [slow, middle, fast].iter().map(|wave| wave.at(column, row)).sum::<f64>(),
         };
-        self.ground.map(|channel| channel + light)
+        self.ground + light
     }
 }
 
-/// A colour from hue, saturation and value, all from 0 to 1.
-fn color(hue: f64, saturation: f64, value: f64) -> [f64; 3] {
+/// A plane wave at the pixels of a picture, as sines and cosines of its phase by column and by row: the sine of the sum of
+/// the two phases needs no more.
+struct Wave {
+    columns: [(f64, f64); SIDE as usize],
+    rows: [(f64, f64); SIDE as usize],
+}
+
+impl Wave {
+    /// `wavelength` in pixels, `angle` of its direction and `phase` in turns.
+    fn new(wavelength: f64, angle: f64, phase: f64) -> Self {
+        let (sin, cos) = (TAU * angle).sin_cos();
+        let phases = |step: f64, first: f64| {
+            std::array::from_fn(|n| (TAU * (first + step * (n as f64 + 0.5) / wavelength)).sin_cos())
+        };
+        Self { columns: phases(cos, phase), rows: phases(sin, 0.0) }
+    }
+
+    fn at(&self, column: usize, row: usize) -> f64 {
+        let ((column_sin, column_cos), (row_sin, row_cos)) = (self.columns[column], self.rows[row]);
+        column_sin * row_cos + column_cos * row_sin
+    }
+}
+
+/// A colour of a hue, a brightness (luma) that does not depend on the hue, and a strength.
+fn color(hue: f64, brightness: f64, strength: f64) -> [f64; 3] {
     let channel = |offset: f64| {
         let sixth = (6.0 * hue + offset).rem_euclid(6.0);
-        value * (1.0 - saturation * sixth.min(4.0 - sixth).clamp(0.0, 1.0))
+        1.0 - sixth.min(4.0 - sixth).clamp(0.0, 1.0)
     };
-    [channel(5.0), channel(3.0), channel(1.0)]
+    let pure = [channel(5.0), channel(3.0), channel(1.0)];
+    let middle = luma(pure);
+    pure.map(|channel| brightness + strength * (channel - middle))
 }
 
 fn luma([red, green, blue]: [f64; 3]) -> f64 {

@@ -3,9 +3,9 @@
 //! It needs no file and no network, and everything about a picture is known, so that one can ask what a representation
 //! keeps and what it forgets. A picture shows several copies of one figure; which figure it is, is its class. The copies
 //! differ in place and rotation, so that every crop shows the class and hardly two crops the same pixels. Two views of a
-//! picture share more than the class: hue, fill and background would tell pictures apart as well. They come from small
-//! families or are what the augmentation changes, so that the class is the best thing to learn; without colour jitter the
-//! hue is.
+//! picture share more than the class: hue, brightness, fill and background would tell pictures apart as well, and faster.
+//! Hues span about what colour jitter makes of one hue, brightness hardly differs, and the rest comes from small families in
+//! faint shades; so the class is the best thing to learn, unless the colour jitter is switched off.
 
 mod draw;
 mod factors;
