@@ -8,6 +8,7 @@
 //! `unsafe` of the whole project lives here.
 #![allow(unsafe_code)]
 
+pub mod adam;
 pub mod augment;
 pub mod autograd;
 pub mod batch_norm;
