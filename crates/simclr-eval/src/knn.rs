@@ -1,0 +1,176 @@
+//! Classification by nearest neighbours.
+
+use std::cmp::Ordering;
+
+use candle_core::DType;
+use rayon::prelude::*;
+use simclr_ops::product::{Matrix, MatrixMut, product};
+
+use crate::error::EvalError;
+use crate::features::Features;
+
+/// Queries and bank rows of a tile of similarities: 1 MiB, whatever the size of the sets.
+const TILE_QUERIES: usize = 64;
+const TILE_BANK: usize = 4096;
+
+/// How many neighbours vote, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnnProtocol {
+    /// Neighbours that vote.
+    pub k: usize,
+    /// A neighbour's vote weighs `exp(cosine / temperature)`; without one, all votes are equal.
+    pub temperature: Option<f64>,
+}
+
+impl KnnProtocol {
+    /// The course's: 200 neighbours, votes `exp(cosine / 0.5)`.
+    pub const COURSE: Self = Self { k: 200, temperature: Some(0.5) };
+
+    /// The literature's: 10 neighbours, equal votes.
+    pub const LITERATURE: Self = Self { k: 10, temperature: None };
+}
+
+/// Accuracy of a kNN test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnnResult {
+    /// How it was voted.
+    pub protocol: KnnProtocol,
+    /// Share of queries whose class had the most votes.
+    pub top1: f64,
+    /// Share of queries whose class was among the five with the most votes.
+    pub top5: f64,
+    /// Pictures that voted.
+    pub bank: usize,
+    /// Pictures that asked.
+    pub queries: usize,
+}
+
+/// Classifies `queries` by the votes of their nearest neighbours in `bank`, under each of `protocols`.
+///
+/// Near is a large product of rows: the cosine. Among equally near neighbours that with the lower index comes first, among
+/// classes with equal votes the lower class; so the result depends on nothing but its arguments. Memory beyond them is one
+/// tile of similarities and the neighbours of its queries per thread.
+///
+/// # Shapes
+/// `bank.vectors`: `[n, d]`, `queries.vectors`: `[m, d]`, f32, with `n`, `m` above 0.
+///
+/// # Errors
+/// [`EvalError::Shape`], [`EvalError::Dtype`], [`EvalError::Label`] or [`EvalError::NotFinite`] if the features are not
+/// as above, [`EvalError::Neighbours`] if a protocol asks for none or for more than the bank has,
+/// [`EvalError::Temperature`] unless its temperature is finite and above 0.
+pub fn knn(
+    bank: &Features,
+    queries: &Features,
+    classes: usize,
+    protocols: &[KnnProtocol],
+) -> Result<Vec<KnnResult>, EvalError> {
+    let bank_rows = rows("bank", bank, classes)?;
+    let query_rows = rows("queries", queries, classes)?;
+    let d = bank.vectors.dim(1)?;
+    if queries.vectors.dim(1)? != d {
+        let found = queries.vectors.dims().to_vec();
+        return Err(EvalError::Shape { argument: "queries", found, expected: format!("[m, {d}] as the bank") });
+    }
+    let n = bank.labels.len();
+    for &KnnProtocol { k, temperature } in protocols {
+        if k == 0 || k > n {
+            return Err(EvalError::Neighbours { k, bank: n });
+        }
+        if let Some(found) = temperature.filter(|t| !(t.is_finite() && *t > 0.0)) {
+            return Err(EvalError::Temperature { found });
+        }
+    }
+    let most = protocols.iter().map(|protocol| protocol.k).max().unwrap_or(0);
+
+    // Of every tile of queries and every protocol: how many were right, and right among five.
+    let tiles = query_rows.par_chunks(TILE_QUERIES * d).zip(queries.labels.par_chunks(TILE_QUERIES));
+    let hits: Vec<Vec<[usize; 2]>> = tiles
+        .map(|(rows, labels)| {
+            let neighbours = nearest(rows, &bank_rows, d, most);
+            let count = |protocol: &KnnProtocol| {
+                let ranks = neighbours.iter().zip(labels).map(|(neighbours, &label)| {
+                    let votes = votes(&neighbours[..protocol.k], &bank.labels, classes, protocol.temperature);
+                    rank(&votes, label as usize)
+                });
+                ranks.fold([0, 0], |[one, five], rank| [one + usize::from(rank < 1), five + usize::from(rank < 5)])
+            };
+            protocols.iter().map(count).collect()
+        })
+        .collect();
+    let m = queries.labels.len();
+    let result = |(i, &protocol): (usize, &KnnProtocol)| {
+        let share = |place: usize| hits.iter().map(|tile| tile[i][place]).sum::<usize>() as f64 / m as f64;
+        KnnResult { protocol, top1: share(0), top5: share(1), bank: n, queries: m }
+    };
+    Ok(protocols.iter().enumerate().map(result).collect())
+}
+
+/// A neighbour: its cosine and its index in the bank.
+type Neighbour = (f32, usize);
+
+/// Nearer first; of equals the lower index first.
+fn by_nearness(a: &Neighbour, b: &Neighbour) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The `k` nearest of the bank for every query of a tile, nearest first.
+fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
+    let rows = queries.len() / d;
+    let mut nearest: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(k + TILE_BANK); rows];
+    let mut tile = vec![0f32; rows * TILE_BANK.min(bank.len() / d)];
+    for (i, bank) in bank.chunks(TILE_BANK * d).enumerate() {
+        let cols = bank.len() / d;
+        let tile = &mut tile[..rows * cols];
+        let similarities = &mut MatrixMut::new(tile, rows, cols);
+        product(similarities, Matrix::new(queries, rows, d), Matrix::new(bank, cols, d).t(), false, false);
+        for (nearest, similarities) in nearest.iter_mut().zip(tile.chunks_exact(cols)) {
+            // What cannot enter the k nearest so far need not be sorted.
+            let floor = if nearest.len() == k { nearest.last().copied() } else { None };
+            let new = similarities.iter().enumerate().map(|(j, &s)| (s, i * TILE_BANK + j));
+            nearest.extend(new.filter(|new| floor.is_none_or(|floor| by_nearness(new, &floor).is_lt())));
+            if nearest.len() > k {
+                nearest.select_nth_unstable_by(k - 1, by_nearness);
+                nearest.truncate(k);
+            }
+            nearest.sort_unstable_by(by_nearness);
+        }
+    }
+    nearest
+}
+
+/// Votes for every class, summed from the nearest neighbour on.
+fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: Option<f64>) -> Vec<f64> {
+    let mut votes = vec![0.0; classes];
+    for &(similarity, index) in neighbours {
+        votes[labels[index] as usize] += temperature.map_or(1.0, |t| (f64::from(similarity) / t).exp());
+    }
+    votes
+}
+
+/// How many classes come before `class`: those with more votes, and those of the same with a lower number.
+fn rank(votes: &[f64], class: usize) -> usize {
+    votes.iter().enumerate().filter(|&(c, &v)| v > votes[class] || (v == votes[class] && c < class)).count()
+}
+
+/// The numbers of some features, checked.
+fn rows(argument: &'static str, features: &Features, classes: usize) -> Result<Vec<f32>, EvalError> {
+    let (vectors, labels) = (&features.vectors, &features.labels);
+    if !matches!(*vectors.dims(), [n, d] if n == labels.len() && n > 0 && d > 0) {
+        let expected = format!("[{}, d] with one row a label, and at least one", labels.len());
+        return Err(EvalError::Shape { argument, found: vectors.dims().to_vec(), expected });
+    }
+    if vectors.dtype() != DType::F32 {
+        return Err(EvalError::Dtype { argument, found: vectors.dtype() });
+    }
+    if let Some(&found) = labels.iter().find(|&&label| label as usize >= classes) {
+        return Err(EvalError::Label { argument, found, classes });
+    }
+    let rows = vectors.flatten_all()?.to_vec1::<f32>()?;
+    match rows.iter().position(|x| !x.is_finite()) {
+        Some(place) => Err(EvalError::NotFinite { argument, row: place / vectors.dim(1)? }),
+        None => Ok(rows),
+    }
+}
+
+#[cfg(test)]
+mod tests;
