@@ -151,7 +151,8 @@ def make(out_dir):
     normalized = F.normalize(F.to_tensor(ramp), [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
     tensors["normalized"] = normalized[:, 0, :].contiguous().numpy()
 
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__}
+    # One entry: several would be written in any order, and the same values would not make the same file.
+    versions = {"made with": f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"}
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     save_file(tensors, Path(out_dir) / "augment.safetensors", metadata=versions)
 

@@ -8,24 +8,24 @@ pub(super) type Point = [f64; 2];
 /// Equilateral.
 const TRIANGLE: [Point; 3] = [[0.000, 1.050], [0.909, -0.525], [-0.909, -0.525]];
 
-/// Five points at 1.05 radii, five hollows at 0.45.
+/// Five points at 1.05 radii, five hollows at 0.36.
 const STAR: [Point; 10] = [
     [0.000, 1.050],
-    [0.265, 0.364],
+    [0.212, 0.291],
     [0.999, 0.324],
-    [0.428, -0.139],
+    [0.342, -0.111],
     [0.617, -0.849],
-    [0.000, -0.450],
+    [0.000, -0.360],
     [-0.617, -0.849],
-    [-0.428, -0.139],
+    [-0.342, -0.111],
     [-0.999, 0.324],
-    [-0.265, 0.364],
+    [-0.212, 0.291],
 ];
 
 /// The signed distance from `point` to the edge of the figure of a class.
 pub(super) fn distance(class: u32, point: Point) -> f64 {
     match class {
-        0 => disc(point, 0.85),
+        0 => disc(point, 0.72),
         1 => disc(point, 0.68).abs() - 0.2,
         2 => rectangle(point, [0.75, 0.75]),
         3 => rectangle(point, [0.64, 0.64]).abs() - 0.17,
