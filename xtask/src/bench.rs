@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "CMD")]
     peer: String,
     /// The encoder of our side; the peer's is in its command
-    #[arg(long, default_value = "resnet18")]
+    #[arg(long, default_value = "resnet50")]
     arch: String,
     /// Pictures in a batch of our side; the peer's is in its command
     #[arg(long, value_name = "N", default_value = "32")]

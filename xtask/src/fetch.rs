@@ -10,6 +10,7 @@ use simclr_fetch::{FetchError, Item, Status, fetch};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// cifar10, cifar100, weights (the encoder that the course pretrained), or all of them
+    #[arg(default_value = "cifar10")]
     what: Wanted,
     /// Where to put it
     #[arg(long, value_name = "DIR", default_value = "data")]
