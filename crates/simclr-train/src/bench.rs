@@ -1,0 +1,81 @@
+//! `simclr-train bench`: what this machine does.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::json;
+use simclr_model::{Model, ModelConfig};
+use simclr_ops::Context;
+use simclr_ops::random::stream;
+use simclr_optim::{Adam, AdamConfig};
+
+use crate::cli::BenchStepArguments;
+use crate::config::{Config, arch, precision};
+use crate::output::Output;
+use crate::pretrain::contrast;
+use crate::{Ending, Usage, machine};
+
+/// Steps before the clock counts: memory is touched and caches are warm after them.
+const WARM_UP: usize = 3;
+
+/// Times training steps on random pictures of 32×32.
+pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
+    let config = Config {
+        arch: arguments.arch.clone(),
+        width: arguments.width,
+        batch: arguments.batch,
+        precision: precision(&arguments.precision)?,
+        ..Config::default()
+    };
+    config.validate()?;
+    if arguments.steps == 0 {
+        return Err(Usage("--steps is 0, expected at least 1".into()).into());
+    }
+    machine::use_threads(arguments.machine.threads)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
+    let model = Model::new(&model_config, 0, DType::F32, &device, &Context::new())?;
+    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &Context::new())?;
+    let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
+    let (left, right) = (left?, right?);
+
+    let mut times = Vec::new();
+    for i in 0..WARM_UP + arguments.steps {
+        let began = Instant::now();
+        let loss = contrast(&model, &left, &right, &config)?;
+        let gradients = model.backward(&loss)?;
+        optimizer.step(&gradients)?;
+        // Reading the loss waits for the device.
+        loss.to_scalar::<f32>()?;
+        if i >= WARM_UP {
+            times.push(began.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let seconds = times[times.len() / 2];
+    let pairs_per_s = config.batch as f64 / seconds;
+    // Forward, gradient of inputs and gradient of weights are two operations a multiply-add each, for both views.
+    let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
+    let gflops = operations * pairs_per_s / 1e9;
+    let object = json!({
+        "arch": config.arch, "width": config.width, "batch": config.batch, "precision": config.precision, "device": "cpu",
+        "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
+        "peak_mib": machine::peak_mib(), "gflops": gflops,
+    });
+    let text = format!(
+        "{} (width {}), batch {}, f32, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
+        config.arch,
+        config.width,
+        config.batch,
+        rayon::current_num_threads(),
+        machine::peak_mib().map_or("unknown".into(), |mib| mib.to_string()),
+    );
+    output.result(text, &object);
+    Ok(Ending::Done)
+}
+
+fn pictures(n: usize, view: u64, device: &Device) -> anyhow::Result<Tensor> {
+    let mut numbers = stream(0, [view, 0, 0]);
+    let pixels: Vec<f32> = (0..n * 3 * 32 * 32).map(|_| numbers.normal() as f32).collect();
+    Ok(Tensor::from_vec(pixels, (n, 3, 32, 32), device)?)
+}

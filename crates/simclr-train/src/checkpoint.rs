@@ -1,0 +1,327 @@
+//! Checkpoints: everything a run needs to go on to the same bits.
+//!
+//! A checkpoint is a folder, written under another name, flushed to the disk and renamed; its manifest has the size and
+//! SHA-256 of every file. `latest` and `best` are files that hold a folder's name and are replaced by rename.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use simclr_model::Model;
+use simclr_optim::Adam;
+
+use crate::run_folder::write_whole;
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Steps taken in all.
+    pub(crate) step: u64,
+    /// Epochs finished.
+    pub(crate) epoch: u64,
+    /// Batches taken of the epoch that has begun.
+    pub(crate) batch: usize,
+    /// Sum of the losses of those batches.
+    pub(crate) loss_sum: f64,
+    /// Mean loss of the last finished epoch.
+    pub(crate) last_epoch_loss: Option<f64>,
+    /// Best kNN on the held-out labels so far, and the step it was measured at.
+    pub(crate) best: Option<(f64, u64)>,
+    /// Seconds spent training so far, over all parts of the run.
+    pub(crate) train_seconds: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    files: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    sha256: String,
+}
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const MANIFEST: &str = "manifest.json";
+const LATEST: &str = "latest";
+const BEST: &str = "best";
+
+/// Checkpoints that are kept beside the best: one to go on from, and one in case that is damaged.
+const KEPT: usize = 2;
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints {
+    folder: PathBuf,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Writes a checkpoint, points `latest` to it (and `best`, if it is), and removes those that are no longer needed.
+    ///
+    /// # Errors
+    /// If it cannot be written whole; older checkpoints are then still there.
+    pub(crate) fn save(&self, model: &Model, optimizer: &Adam, state: &State) -> anyhow::Result<PathBuf> {
+        let name = name(state.step);
+        let (whole, part) = (self.folder.join(&name), self.folder.join(format!("{name}.part")));
+        let written = self.write(&part, model, optimizer, state);
+        if written.is_err() {
+            // What is half written is of no use; the error to report is the first one.
+            let _ = fs::remove_dir_all(&part);
+        }
+        written.with_context(|| format!("{}: the checkpoint cannot be written", whole.display()))?;
+        if whole.exists() {
+            fs::remove_dir_all(&whole).with_context(|| whole.display().to_string())?;
+        }
+        fs::rename(&part, &whole).with_context(|| whole.display().to_string())?;
+        self.point(LATEST, &name)?;
+        if state.best.is_some_and(|(_, step)| step == state.step) {
+            self.point(BEST, &name)?;
+        }
+        self.prune()?;
+        Ok(whole)
+    }
+
+    fn write(&self, part: &Path, model: &Model, optimizer: &Adam, state: &State) -> anyhow::Result<()> {
+        if part.exists() {
+            fs::remove_dir_all(part)?;
+        }
+        fs::create_dir_all(part)?;
+        model.save(&part.join(MODEL))?;
+        candle_core::safetensors::save(&optimizer.state(), part.join(OPTIMIZER))?;
+        write_whole(&part.join(STATE), &serde_json::to_vec_pretty(state)?)?;
+        let files = [MODEL, OPTIMIZER, STATE].map(|file| Ok((file.to_owned(), measure(&part.join(file))?)));
+        let files = files.into_iter().collect::<anyhow::Result<_>>()?;
+        write_whole(&part.join(MANIFEST), &serde_json::to_vec_pretty(&Manifest { files })?)?;
+        // candle does not flush what it writes.
+        File::open(part.join(OPTIMIZER))?.sync_all()?;
+        Ok(File::open(part)?.sync_all()?)
+    }
+
+    fn point(&self, pointer: &str, name: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(pointer);
+        write_whole(&path, format!("{name}\n").as_bytes()).with_context(|| path.display().to_string())
+    }
+
+    /// The file that names the newest checkpoint.
+    pub(crate) fn latest(&self) -> PathBuf {
+        self.folder.join(LATEST)
+    }
+
+    fn pointed(&self, pointer: &str) -> Option<String> {
+        fs::read_to_string(self.folder.join(pointer)).ok().map(|name| name.trim().to_owned())
+    }
+
+    /// Names of all complete checkpoints, oldest first.
+    fn names(&self) -> anyhow::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| self.folder.display().to_string()),
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names =
+            names.collect::<std::io::Result<Vec<_>>>().with_context(|| self.folder.display().to_string())?;
+        names.retain(|name| name.starts_with("step-") && self.folder.join(name).join(MANIFEST).exists());
+        // Names have a fixed width, so their order is that of their steps.
+        names.sort();
+        Ok(names)
+    }
+
+    fn prune(&self) -> anyhow::Result<()> {
+        let best = self.pointed(BEST);
+        let names = self.names()?;
+        let old = &names[..names.len().saturating_sub(KEPT)];
+        for name in old.iter().filter(|name| Some(*name) != best.as_ref()) {
+            let path = self.folder.join(name);
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint whose files are what its manifest says; `remark` hears of those that are not.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or there are checkpoints but none is good.
+    pub(crate) fn newest_good(&self, mut remark: impl FnMut(String)) -> anyhow::Result<Option<PathBuf>> {
+        let names = self.names()?;
+        for name in names.iter().rev() {
+            let path = self.folder.join(name);
+            match verify(&path) {
+                Ok(()) => return Ok(Some(path)),
+                Err(error) => remark(format!("{error:#}; trying the checkpoint before it")),
+            }
+        }
+        ensure!(names.is_empty(), "{}: all {} checkpoints are damaged", self.folder.display(), names.len());
+        Ok(None)
+    }
+}
+
+/// The checkpoint that a file like `checkpoints/latest` or `checkpoints/best` names, if `path` is one.
+///
+/// # Errors
+/// If that checkpoint is missing or damaged.
+pub(crate) fn follow(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    if !path.file_name().is_some_and(|name| name == LATEST || name == BEST) || !path.is_file() {
+        return Ok(None);
+    }
+    let name = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let checkpoint = path.with_file_name(name.trim());
+    verify(&checkpoint)?;
+    Ok(Some(checkpoint))
+}
+
+fn name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+/// Where the model of a checkpoint folder is.
+pub(crate) fn model_path(checkpoint: &Path) -> PathBuf {
+    checkpoint.join(MODEL)
+}
+
+/// Reads a checkpoint back: the model, the optimizer's numbers, where the run stood.
+///
+/// # Errors
+/// If a file is missing or wrong.
+pub(crate) fn load(
+    checkpoint: &Path,
+    device: &Device,
+    ctx: &simclr_ops::Context,
+) -> anyhow::Result<(Model, HashMap<String, Tensor>, State)> {
+    let model = Model::load(&model_path(checkpoint), device, ctx)?;
+    let path = checkpoint.join(OPTIMIZER);
+    let optimizer = candle_core::safetensors::load(&path, device).with_context(|| path.display().to_string())?;
+    let path = checkpoint.join(STATE);
+    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let state = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    Ok((model, optimizer, state))
+}
+
+/// Compares every file of a checkpoint with its manifest.
+fn verify(checkpoint: &Path) -> anyhow::Result<()> {
+    let path = checkpoint.join(MANIFEST);
+    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let manifest: Manifest = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    for (name, expected) in &manifest.files {
+        let path = checkpoint.join(name);
+        let found = measure(&path)?;
+        ensure!(
+            found == *expected,
+            "{}: the file is damaged: {} bytes with SHA-256 {}, expected {} bytes with {}",
+            path.display(),
+            found.bytes,
+            found.sha256,
+            expected.bytes,
+            expected.sha256
+        );
+    }
+    Ok(())
+}
+
+fn measure(path: &Path) -> anyhow::Result<Entry> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut hasher = Hasher(Sha256::new());
+    let bytes = std::io::copy(&mut file, &mut hasher).with_context(|| path.display().to_string())?;
+    let sha256 = hasher.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Entry { bytes, sha256 })
+}
+
+/// A hash that can be copied to.
+struct Hasher(Sha256);
+
+impl std::io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+    use simclr_model::{Arch, ModelConfig};
+    use simclr_ops::Context;
+    use simclr_optim::AdamConfig;
+
+    fn setup() -> (tempfile::TempDir, Checkpoints, Model, Adam) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ModelConfig { width: 2, ..ModelConfig::new(Arch::ResNet18) };
+        let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &Context::new()).unwrap();
+        let adam = Adam::new(model.parameters(), AdamConfig::default(), &Context::new()).unwrap();
+        let checkpoints = Checkpoints::new(dir.path().to_owned());
+        (dir, checkpoints, model, adam)
+    }
+
+    fn at(step: u64) -> State {
+        State { step, ..State::default() }
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_and_old_ones_go() {
+        let (dir, checkpoints, model, adam) = setup();
+        let best = State { best: Some((0.5, 1)), loss_sum: 0.1, ..at(1) };
+        checkpoints.save(&model, &adam, &best).unwrap();
+        for step in 2..=4 {
+            checkpoints.save(&model, &adam, &State { best: Some((0.5, 1)), ..at(step) }).unwrap();
+        }
+        let names = checkpoints.names().unwrap();
+        assert_eq!(names, ["step-00000001", "step-00000003", "step-00000004"], "the best and the last two");
+        assert_eq!(follow(&dir.path().join(BEST)).unwrap().unwrap(), dir.path().join("step-00000001"));
+        let (loaded, optimizer, state) =
+            load(&dir.path().join("step-00000001"), &Device::Cpu, &Context::new()).unwrap();
+        assert_eq!(state, best);
+        assert_eq!(optimizer.len(), adam.state().len());
+        assert_eq!(loaded.config(), model.config());
+        assert_eq!(follow(&checkpoints.latest()).unwrap().unwrap(), dir.path().join("step-00000004"));
+    }
+
+    #[test]
+    fn a_damaged_one_is_named_and_the_one_before_it_used() {
+        let (dir, checkpoints, model, adam) = setup();
+        assert!(checkpoints.newest_good(|_| panic!()).unwrap().is_none());
+        assert_eq!(follow(&checkpoints.latest()).unwrap(), None, "there is no such file yet");
+        for step in [1, 2] {
+            checkpoints.save(&model, &adam, &at(step)).unwrap();
+        }
+        let damaged = dir.path().join("step-00000002/model.safetensors");
+        let mut bytes = fs::read(&damaged).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&damaged, &bytes).unwrap();
+        let mut remarks = Vec::new();
+        let good = checkpoints.newest_good(|remark| remarks.push(remark)).unwrap().unwrap();
+        assert!(good.ends_with("step-00000001"));
+        assert!(remarks[0].contains("step-00000002/model.safetensors: the file is damaged"), "{remarks:?}");
+        assert!(follow(&checkpoints.latest()).unwrap_err().to_string().contains("the file is damaged"));
+        fs::write(dir.path().join("step-00000001/state.json"), "").unwrap();
+        let message = checkpoints.newest_good(|_| ()).unwrap_err().to_string();
+        assert!(message.contains("all 2 checkpoints are damaged"), "{message}");
+    }
+
+    #[test]
+    fn a_half_written_folder_is_no_checkpoint() {
+        let (dir, checkpoints, model, adam) = setup();
+        fs::create_dir(dir.path().join("step-00000009.part")).unwrap();
+        fs::create_dir(dir.path().join("step-00000008")).unwrap();
+        assert!(checkpoints.newest_good(|_| panic!()).unwrap().is_none());
+        checkpoints.save(&model, &adam, &at(9)).unwrap();
+        assert!(checkpoints.newest_good(|_| panic!()).unwrap().unwrap().ends_with("step-00000009"));
+        assert!(!dir.path().join("step-00000009.part").exists());
+    }
+}

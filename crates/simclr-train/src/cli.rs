@@ -1,0 +1,258 @@
+//! The command line, as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::OutputArguments;
+
+/// SimCLR: learn picture features without labels, and see what they are good for
+///
+/// Without a command it runs the `quick` preset: it trains a small encoder on CIFAR-10 if the data folder has it, else on
+/// the built-in `shapes`, and shows what was learned. Any flag of `pretrain` may be given with it.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  simclr-train                                            the quick preset, some minutes
+  simclr-train fetch cifar10                              get CIFAR-10 into data/
+  simclr-train pretrain --data cifar10 --arch resnet18    the full form
+  simclr-train pretrain --run runs/NAME --resume          go on after an interruption
+  simclr-train knn --checkpoint runs/NAME                 evaluate again
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (a checkpoint was written)."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) quick: PretrainArguments,
+}
+
+impl Cli {
+    pub(crate) fn output(&self) -> OutputArguments {
+        match &self.command {
+            None => self.quick.output,
+            Some(Command::Pretrain(arguments)) => arguments.output,
+            Some(Command::Knn(arguments)) => arguments.output,
+            Some(Command::Bench(BenchCommand::Step(arguments))) => arguments.output,
+            Some(Command::Fetch(arguments)) => arguments.output,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train an encoder on pictures without their labels, then evaluate it with kNN
+    ///
+    /// Writes a run folder: config.toml (all settings), metrics.jsonl, checkpoints/, curves.svg and report.html.
+    Pretrain(PretrainArguments),
+    /// Classify the test split by the nearest neighbours of its features in the training split
+    Knn(KnnArguments),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Download a data set or weights into the data folder, checked and resumable
+    Fetch(FetchArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Time training steps: two views forward, NT-Xent, backward, Adam, on random pictures
+    Step(BenchStepArguments),
+}
+
+/// Which pictures.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct DataArguments {
+    /// The data set: shapes (built in) or cifar10 [default: shapes]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) data: Option<String>,
+    /// The folder that data sets are in [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Only the first N pictures of the training split [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) subset: Option<usize>,
+}
+
+/// Where it runs.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct MachineArguments {
+    /// auto, cpu or cuda[:n] [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// Compute threads; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PretrainArguments {
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// How much of the end of the training split the run itself may ask for labels (kNN while training) [default: 0.1]
+    ///
+    /// These pictures are trained on like the others; only their labels are held out, to choose the best checkpoint
+    /// without the test split.
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub(crate) holdout: Option<f64>,
+    /// Views keep their colours: an ablation that shows the colour shortcut
+    #[arg(long, help_heading = "Data")]
+    pub(crate) no_color_jitter: bool,
+    /// Threads that make views [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) workers: Option<usize>,
+
+    /// The encoder: resnet18, resnet34 or resnet50 [default: resnet18]
+    #[arg(long, value_name = "ARCH", help_heading = "Model")]
+    pub(crate) arch: Option<String>,
+    /// Channels of the encoder's first layer; 64 in the papers [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) width: Option<usize>,
+    /// Numbers in an embedding, the output of the projection head [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) feature_dim: Option<usize>,
+
+    /// Passes over the training pictures [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<u64>,
+    /// Pictures in a batch, two views of each [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// Weight decay, in the gradient (L2) [default: 1e-6]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// Temperature of NT-Xent [default: 0.5]
+    #[arg(long, value_name = "TAU", help_heading = "Training")]
+    pub(crate) temperature: Option<f64>,
+    /// Optimizer: adam [default: adam]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub(crate) optimizer: Option<String>,
+    /// separate: a forward pass and batch statistics per view (the course); joint: one pass of both [default: separate]
+    #[arg(long, value_name = "MODE", help_heading = "Training")]
+    pub(crate) views: Option<String>,
+    /// Number format of activations: f32 [default: f32]
+    #[arg(long, value_name = "FORMAT", help_heading = "Training")]
+    pub(crate) precision: Option<String>,
+    /// What initial values, order and augmentation are drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Stop after N steps in all, as if interrupted: `--resume` goes on
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) max_steps: Option<u64>,
+
+    /// Neighbours that vote in kNN [default: 200]
+    #[arg(long, value_name = "K", help_heading = "Evaluation")]
+    pub(crate) knn_k: Option<usize>,
+    /// Temperature of a neighbour's vote exp(sim / t) [default: 0.5]
+    #[arg(long, value_name = "T", help_heading = "Evaluation")]
+    pub(crate) knn_temperature: Option<f64>,
+    /// Epochs between two kNN tests on the held-out labels; 0 for none [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    pub(crate) knn_every: Option<u64>,
+
+    /// The run folder [default: a new one under runs/]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub(crate) run: Option<PathBuf>,
+    /// Go on from the latest good checkpoint of --run, with its settings
+    #[arg(long, requires = "run", help_heading = "Run")]
+    pub(crate) resume: bool,
+    /// Epochs between two checkpoints; the end has one in any case [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) checkpoint_every: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KnnArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, or a .safetensors file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The split that asks: test or train [default: test]
+    #[arg(long, value_name = "SPLIT", help_heading = "Data")]
+    pub(crate) split: Option<String>,
+    /// Neighbours that vote [default: 200]
+    #[arg(long, value_name = "K")]
+    pub(crate) knn_k: Option<usize>,
+    /// Temperature of a vote exp(sim / t) [default: 0.5]
+    #[arg(long, value_name = "T")]
+    pub(crate) knn_temperature: Option<f64>,
+    /// Write the result as JSON to a file too
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchStepArguments {
+    /// resnet18, resnet34 or resnet50
+    #[arg(long, default_value = "resnet50")]
+    pub(crate) arch: String,
+    /// Channels of the encoder's first layer
+    #[arg(long, default_value_t = 64)]
+    pub(crate) width: usize,
+    /// Pictures in a batch
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch: usize,
+    /// Steps that are timed, after three that are not
+    #[arg(long, default_value_t = 7)]
+    pub(crate) steps: usize,
+    /// Number format of activations: f32
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: String,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FetchArguments {
+    /// cifar10, cifar100 or weights (the course's pretrained model)
+    #[arg(default_value = "cifar10")]
+    pub(crate) item: String,
+    /// The folder that data sets go to
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+    /// A copy of the official file on this machine, checked like a download
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_takes_the_flags_of_pretrain() {
+        let cli = Cli::try_parse_from(["simclr-train", "--epochs", "3", "--json"]).unwrap();
+        assert!(cli.command.is_none() && cli.output().json);
+        assert_eq!(cli.quick.epochs, Some(3));
+        assert!(Cli::try_parse_from(["simclr-train", "pretrain", "--resume"]).is_err(), "--resume needs --run");
+        assert!(Cli::try_parse_from(["simclr-train", "pretrain", "--wat"]).is_err());
+    }
+}

@@ -1,0 +1,308 @@
+//! The settings of a run, all of them, validated.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use simclr_data::Recipe;
+use simclr_model::{Arch, ModelConfig};
+
+use crate::Usage;
+use crate::cli::PretrainArguments;
+use crate::data_sets::DataSet;
+
+/// Everything that decides the result of a run. Saved with it, and the start of a resumed one.
+///
+/// Threads and workers are not here: results do not depend on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The program that wrote this.
+    pub(crate) program: String,
+    /// The data set's name.
+    pub(crate) data: DataSet,
+    /// The folder that data sets are in.
+    pub(crate) data_dir: PathBuf,
+    /// Only the first pictures of the training split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subset: Option<usize>,
+    /// The share of the training split whose labels the run may ask for.
+    pub(crate) holdout: f64,
+    /// The encoder.
+    pub(crate) arch: String,
+    /// Channels of its first layer.
+    pub(crate) width: usize,
+    /// Numbers in an embedding.
+    pub(crate) feature_dim: usize,
+    /// How the two views go through the model.
+    pub(crate) views: Views,
+    /// Number format of activations.
+    pub(crate) precision: Precision,
+    /// Where it runs.
+    pub(crate) device: String,
+    /// Passes over the training pictures.
+    pub(crate) epochs: u64,
+    /// Pictures in a batch.
+    pub(crate) batch: usize,
+    /// Update rule.
+    pub(crate) optimizer: Optimizer,
+    /// Learning rate.
+    pub(crate) learning_rate: f64,
+    /// L2 weight decay.
+    pub(crate) weight_decay: f64,
+    /// Temperature of NT-Xent.
+    pub(crate) temperature: f64,
+    /// What initial values, order and augmentation are drawn from.
+    pub(crate) seed: u64,
+    /// Neighbours that vote in kNN.
+    pub(crate) knn_k: usize,
+    /// Temperature of a neighbour's vote.
+    pub(crate) knn_temperature: f64,
+    /// Epochs between kNN tests on the held-out labels; 0 for none.
+    pub(crate) knn_every: u64,
+    /// Epochs between checkpoints.
+    pub(crate) checkpoint_every: u64,
+    /// The distribution of views.
+    pub(crate) augmentation: Recipe,
+}
+
+/// How the two views of a batch go through the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Views {
+    /// A forward pass and batch statistics per view, as the course does.
+    Separate,
+    /// One forward pass of both.
+    Joint,
+}
+
+/// Number format of activations and of the operands of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Precision {
+    /// Single precision throughout.
+    F32,
+}
+
+/// Update rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Optimizer {
+    /// Adam with L2 weight decay, as in the course.
+    Adam,
+}
+
+impl Default for Config {
+    /// The course's training, with ResNet-18 on the built-in data.
+    fn default() -> Self {
+        Self {
+            program: program(),
+            data: DataSet::Shapes,
+            data_dir: PathBuf::from("data"),
+            subset: None,
+            holdout: 0.1,
+            arch: Arch::ResNet18.to_string(),
+            width: 64,
+            feature_dim: 128,
+            views: Views::Separate,
+            precision: Precision::F32,
+            device: "auto".into(),
+            epochs: 100,
+            batch: 128,
+            optimizer: Optimizer::Adam,
+            learning_rate: 1e-3,
+            weight_decay: 1e-6,
+            temperature: 0.5,
+            seed: 0,
+            knn_k: 200,
+            knn_temperature: 0.5,
+            knn_every: 5,
+            checkpoint_every: 5,
+            augmentation: Recipe::default(),
+        }
+    }
+}
+
+/// Name and version of this program.
+pub(crate) fn program() -> String {
+    concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+impl Config {
+    /// These settings with what was typed in their place.
+    ///
+    /// # Errors
+    /// [`Usage`] for a name that is none.
+    pub(crate) fn overridden(mut self, arguments: &PretrainArguments) -> Result<Self, Usage> {
+        fn set<T: Clone>(setting: &mut T, argument: &Option<T>) {
+            if let Some(value) = argument {
+                setting.clone_from(value);
+            }
+        }
+        if let Some(name) = &arguments.data.data {
+            self.data = name.parse()?;
+        }
+        if let Some(name) = &arguments.views {
+            self.views = parse("--views", name, &[("separate", Views::Separate), ("joint", Views::Joint)])?;
+        }
+        if let Some(name) = &arguments.optimizer {
+            self.optimizer = parse("--optimizer", name, &[("adam", Optimizer::Adam)])?;
+        }
+        if let Some(name) = &arguments.precision {
+            self.precision = precision(name)?;
+        }
+        if arguments.data.subset.is_some() {
+            self.subset = arguments.data.subset;
+        }
+        if arguments.no_color_jitter {
+            self.augmentation.jitter_probability = 0.0;
+        }
+        set(&mut self.data_dir, &arguments.data.data_dir);
+        set(&mut self.holdout, &arguments.holdout);
+        set(&mut self.arch, &arguments.arch);
+        set(&mut self.width, &arguments.width);
+        set(&mut self.feature_dim, &arguments.feature_dim);
+        set(&mut self.device, &arguments.machine.device);
+        set(&mut self.epochs, &arguments.epochs);
+        set(&mut self.batch, &arguments.batch);
+        set(&mut self.learning_rate, &arguments.lr);
+        set(&mut self.weight_decay, &arguments.weight_decay);
+        set(&mut self.temperature, &arguments.temperature);
+        set(&mut self.seed, &arguments.seed);
+        set(&mut self.knn_k, &arguments.knn_k);
+        set(&mut self.knn_temperature, &arguments.knn_temperature);
+        set(&mut self.knn_every, &arguments.knn_every);
+        set(&mut self.checkpoint_every, &arguments.checkpoint_every);
+        Ok(self)
+    }
+
+    /// Checks every setting that can be checked without the data.
+    ///
+    /// # Errors
+    /// [`Usage`] naming the first flag that is wrong, its value and what is expected.
+    pub(crate) fn validate(&self) -> Result<(), Usage> {
+        let positive =
+            |flag, value: f64| check(value.is_finite() && value > 0.0, flag, value, "a finite number above 0");
+        check(self.batch >= 2, "--batch", self.batch, "at least 2: the other pictures of a batch are the negatives")?;
+        check(self.epochs > 0, "--epochs", self.epochs, "at least 1")?;
+        check(self.width > 0, "--width", self.width, "at least 1")?;
+        check(self.feature_dim > 0, "--feature-dim", self.feature_dim, "at least 1")?;
+        check(self.subset != Some(0), "--subset", 0, "at least 1")?;
+        check(self.knn_k > 0, "--knn-k", self.knn_k, "at least 1")?;
+        check(self.checkpoint_every > 0, "--checkpoint-every", self.checkpoint_every, "at least 1")?;
+        positive("--temperature", self.temperature)?;
+        positive("--knn-temperature", self.knn_temperature)?;
+        positive("--lr", self.learning_rate)?;
+        let decay = self.weight_decay;
+        check(decay.is_finite() && decay >= 0.0, "--weight-decay", decay, "a finite number from 0 up")?;
+        check(self.holdout > 0.0 && self.holdout < 1.0, "--holdout", self.holdout, "a share between 0 and 1")?;
+        self.augmentation.validate().map_err(|error| Usage(error.to_string()))?;
+        self.model().map(drop)
+    }
+
+    /// The model that these settings mean.
+    ///
+    /// # Errors
+    /// [`Usage`] for an unknown encoder.
+    pub(crate) fn model(&self) -> Result<ModelConfig, Usage> {
+        let arch = arch(&self.arch)?;
+        Ok(ModelConfig { width: self.width, feature_dim: self.feature_dim, ..ModelConfig::new(arch) })
+    }
+
+    /// From the file of a run.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not what this program writes.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).with_context(|| format!("{}: not the settings of a run", path.display()))
+    }
+
+    /// The names of the settings in which two runs differ, with both values: what resuming refuses.
+    pub(crate) fn differences(&self, other: &Self) -> anyhow::Result<Vec<String>> {
+        let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
+        let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        // Another version of the program is not another setting.
+        let differing = keys.into_iter().filter(|key| key.as_str() != "program" && ours.get(*key) != theirs.get(*key));
+        let show = |value: Option<&toml::Value>| value.map_or("unset".to_owned(), ToString::to_string);
+        Ok(differing.map(|key| format!("{key} is {}, was {}", show(theirs.get(key)), show(ours.get(key)))).collect())
+    }
+}
+
+fn check(holds: bool, flag: &str, found: impl std::fmt::Display, expected: &str) -> Result<(), Usage> {
+    if holds { Ok(()) } else { Err(Usage(format!("{flag} is {found}, expected {expected}"))) }
+}
+
+/// One of a few names.
+fn parse<T: Copy>(flag: &str, found: &str, known: &[(&str, T)]) -> Result<T, Usage> {
+    let names = || known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+    let value = known.iter().find(|(name, _)| *name == found).map(|(_, value)| *value);
+    value.ok_or_else(|| Usage(format!("{flag} is {found}, expected {}", names())))
+}
+
+/// The precision of a flag.
+///
+/// # Errors
+/// [`Usage`] for one that is unknown or not there yet.
+pub(crate) fn precision(name: &str) -> Result<Precision, Usage> {
+    match name {
+        "bf16" | "f16" => Err(Usage(format!("--precision is {name}, which is not there yet: f32 is"))),
+        _ => parse("--precision", name, &[("f32", Precision::F32)]),
+    }
+}
+
+/// The encoder of a flag.
+///
+/// # Errors
+/// [`Usage`] for an unknown one.
+pub(crate) fn arch(name: &str) -> Result<Arch, Usage> {
+    name.parse().map_err(|_| Usage(format!("--arch is {name}, expected resnet18, resnet34 or resnet50")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_go_through_their_file() {
+        let config = Config { subset: Some(7), views: Views::Joint, temperature: 0.07, ..Config::default() };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+        assert!(toml::from_str::<Config>(&format!("wat = 1\n{text}")).unwrap_err().to_string().contains("wat"));
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_value() {
+        let ok = Config::default();
+        ok.validate().unwrap();
+        let wrong = [
+            (Config { batch: 1, ..ok.clone() }, "--batch is 1, expected at least 2"),
+            (Config { epochs: 0, ..ok.clone() }, "--epochs is 0"),
+            (Config { temperature: 0.0, ..ok.clone() }, "--temperature is 0, expected a finite number above 0"),
+            (Config { temperature: f64::NAN, ..ok.clone() }, "--temperature is NaN"),
+            (Config { learning_rate: -1.0, ..ok.clone() }, "--lr is -1"),
+            (Config { weight_decay: f64::INFINITY, ..ok.clone() }, "--weight-decay is inf"),
+            (Config { width: 0, ..ok.clone() }, "--width is 0"),
+            (Config { feature_dim: 0, ..ok.clone() }, "--feature-dim is 0"),
+            (Config { subset: Some(0), ..ok.clone() }, "--subset is 0"),
+            (Config { holdout: 1.0, ..ok.clone() }, "--holdout is 1, expected a share between 0 and 1"),
+            (Config { knn_k: 0, ..ok.clone() }, "--knn-k is 0"),
+            (Config { checkpoint_every: 0, ..ok.clone() }, "--checkpoint-every is 0"),
+            (Config { arch: "vgg".into(), ..ok.clone() }, "--arch is vgg, expected resnet18"),
+        ];
+        for (config, expected) in wrong {
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(precision("bf16").unwrap_err().to_string().contains("not there yet"));
+        assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32"));
+    }
+
+    #[test]
+    fn differences_are_named_with_both_values() {
+        let old = Config::default();
+        let new = Config { batch: 64, subset: Some(9), program: "other 9".into(), ..old.clone() };
+        assert_eq!(old.differences(&new).unwrap(), ["batch is 64, was 128", "subset is 9, was unset"]);
+        assert!(old.differences(&old).unwrap().is_empty());
+    }
+}

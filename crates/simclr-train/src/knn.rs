@@ -1,0 +1,85 @@
+//! `simclr-train knn`: evaluate a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+use simclr_data::Split;
+use simclr_model::Model;
+use simclr_ops::Context;
+
+use crate::checkpoint::{self, Checkpoints, model_path};
+use crate::cli::KnnArguments;
+use crate::config::Config;
+use crate::evaluate::{KnnSets, describe, to_json};
+use crate::output::Output;
+use crate::report::Table;
+use crate::run_folder::{RunFolder, write_whole};
+use crate::{Ending, Usage, machine};
+
+/// Classifies a split by its neighbours in the training split.
+pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Result<Ending> {
+    let (weights, settings) = find(&arguments.checkpoint)?;
+    let settings = settings.unwrap_or_default();
+    let data = arguments.data.data.as_deref().map_or(Ok(settings.data), str::parse)?;
+    let data_dir = arguments.data.data_dir.clone().unwrap_or(settings.data_dir);
+    // Another data set has another length: the run's subset only belongs to its own.
+    let own_subset = if data == settings.data { settings.subset } else { None };
+    let subset = arguments.data.subset.or(own_subset);
+    let split = match arguments.split.as_deref() {
+        None | Some("test") => Split::Test,
+        Some("train") => Split::Train,
+        Some(other) => return Err(Usage(format!("--split is {other}, expected test or train")).into()),
+    };
+    let (k, temperature) =
+        (arguments.knn_k.unwrap_or(settings.knn_k), arguments.knn_temperature.unwrap_or(settings.knn_temperature));
+    Config { knn_k: k, knn_temperature: temperature, subset, ..Config::default() }.validate()?;
+    machine::use_threads(arguments.machine.threads)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+
+    let model = Model::load(&weights, &device, &Context::new())?;
+    let bank = data.open(&data_dir, Split::Train, subset, output)?;
+    let queries = if split == Split::Train { bank.clone() } else { data.open(&data_dir, split, None, output)? };
+    if split == Split::Train {
+        output.say("each training picture finds itself as its nearest neighbour: this is no measure of quality");
+    }
+    let sets = KnnSets { bank, queries };
+    let protocols = sets.protocols(k, temperature, output);
+    let results = sets.test_model(&model, &protocols, "embedding", output)?;
+
+    let mut object = to_json(&results[0]);
+    object["checkpoint"] = json!(weights);
+    object["data"] = json!(data);
+    object["protocols"] = results.iter().map(to_json).collect();
+    if let Some(path) = &arguments.out {
+        write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+    }
+    let percent = |x: f64| format!("{:.2} %", 100.0 * x);
+    let rows = results.iter().map(|r| vec![describe(&r.protocol), percent(r.top1), percent(r.top5)]).collect();
+    let columns = [
+        format!("{data}, {} pictures against {}", results[0].queries, results[0].bank),
+        "top-1".into(),
+        "top-5".into(),
+    ];
+    output.result(Table { columns: columns.into(), rows }.text(), &object);
+    Ok(Ending::Done)
+}
+
+/// The weights that a path means, and the settings of their run if it has any.
+fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
+    let run = if path.is_dir() { RunFolder::open(path)? } else { None };
+    if let Some((run, config)) = run {
+        let latest = checkpoint::follow(&Checkpoints::new(run.checkpoints()).latest())?;
+        let latest = latest.with_context(|| format!("{}: the run has no checkpoint yet", path.display()))?;
+        return Ok((model_path(&latest), Some(config)));
+    }
+    let named = checkpoint::follow(path)?;
+    if named.is_none() && !path.is_dir() {
+        return Ok((path.to_owned(), None));
+    }
+    let checkpoint = named.unwrap_or_else(|| path.to_owned());
+    // A checkpoint lies two folders below its run.
+    let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+    let config = run.map(|run| RunFolder::open(&run)).transpose()?.flatten().map(|(_, config)| config);
+    Ok((model_path(&checkpoint), config))
+}

@@ -1,0 +1,86 @@
+//! The program: pretrain an encoder without labels, then evaluate it.
+//!
+//! The command line goes in as text ([`cli`]), becomes a validated [`config::Config`], and [`pretrain`] does the work.
+//! Results go to stdout, everything else to stderr.
+
+mod bench;
+mod checkpoint;
+mod cli;
+mod config;
+mod data_sets;
+mod evaluate;
+mod fetch;
+mod interrupt;
+mod knn;
+mod machine;
+mod metrics;
+mod output;
+mod plot;
+mod preset;
+mod pretrain;
+mod progress;
+mod report;
+mod run_folder;
+mod sheet;
+mod summary;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{BenchCommand, Cli, Command};
+use crate::output::Output;
+
+/// A mistake in what was typed: exit status 2, like clap's own.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Done,
+    /// By Ctrl-C or SIGTERM, with everything kept.
+    Interrupted,
+}
+
+/// Runs the program on its arguments, the first of which is its name.
+///
+/// Exit status 0; 1 if it failed; 2 for a mistake in the arguments; 130 if it was interrupted and wrote a checkpoint.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too, with status 0. A closed pipe is nobody's problem.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let output = Output::new(cli.output());
+    match dispatch(&cli, &output) {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
+    match &cli.command {
+        None => pretrain::command(&cli.quick, true, output),
+        Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, output),
+        Some(Command::Knn(arguments)) => knn::command(arguments, output),
+        Some(Command::Bench(BenchCommand::Step(arguments))) => bench::step(arguments, output),
+        Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
+    }
+}

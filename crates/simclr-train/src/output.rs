@@ -1,0 +1,72 @@
+//! Who reads what: results on stdout, prose on stderr.
+
+use std::io::{IsTerminal, Write};
+
+/// Where the program speaks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+/// The flags that say how.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct OutputArguments {
+    /// Print the result as one JSON object on the last line of stdout
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// No progress and no remarks on stderr; errors still are
+    #[arg(long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(arguments: OutputArguments) -> Self {
+        Self { json: arguments.json, quiet: arguments.quiet }
+    }
+
+    /// For what has been said already.
+    pub(crate) fn silent() -> Self {
+        Self { json: false, quiet: true }
+    }
+
+    /// Whether progress can move: stderr is a terminal and nobody asked for quiet.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// A remark, on stderr.
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            line(&mut std::io::stderr().lock(), text.as_ref());
+        }
+    }
+
+    /// A result: `text` for people, or with `--json` only the object.
+    pub(crate) fn result(&self, text: impl AsRef<str>, json: &serde_json::Value) {
+        let mut stdout = std::io::stdout().lock();
+        if self.json {
+            line(&mut stdout, &json.to_string());
+        } else {
+            line(&mut stdout, text.as_ref());
+        }
+    }
+
+    /// What went wrong and why, on one line of stderr.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        let mut message = error.to_string();
+        for cause in error.chain().skip(1) {
+            // Errors that show their source in their own message need not be followed by it.
+            let cause = cause.to_string();
+            if !message.contains(&cause) {
+                message = format!("{message}: {cause}");
+            }
+        }
+        line(&mut std::io::stderr().lock(), &format!("error: {message}"));
+    }
+}
+
+/// Writes a line; a reader that has gone away is no error of ours.
+fn line(to: &mut impl Write, text: &str) {
+    let _ = writeln!(to, "{text}").and_then(|()| to.flush());
+}

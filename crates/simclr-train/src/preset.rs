@@ -1,0 +1,18 @@
+//! Settings that go together.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::data_sets::DataSet;
+
+/// What a fresh clone runs: some minutes on two cores, and features that are clearly worth something at the end.
+///
+/// On CIFAR-10 if `data_dir` has it, else on the built-in shapes.
+pub(crate) fn quick(data_dir: &Path) -> Config {
+    let small = Config { data_dir: data_dir.to_owned(), width: 16, batch: 64, knn_every: 2, ..Config::default() };
+    if DataSet::Cifar10.is_present(data_dir) {
+        Config { data: DataSet::Cifar10, subset: Some(10_000), epochs: 8, ..small }
+    } else {
+        Config { data: DataSet::Shapes, subset: Some(4_000), epochs: 10, ..small }
+    }
+}

@@ -1,0 +1,193 @@
+//! Training runs of the real program, from the start to the result, and through interruptions.
+
+mod program;
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use program::{Ended, program, result, run, write_cifar10};
+use serde_json::Value;
+
+/// Small enough for a test, big enough that a signal finds it still running.
+const SMALL: &str = "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
+
+/// Model and optimizer of a run's newest checkpoint, and its metrics without what was measured with a clock.
+fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
+    let latest = fs::read_to_string(run.join("checkpoints/latest")).unwrap();
+    let file = |name: &str| fs::read(run.join("checkpoints").join(latest.trim()).join(name)).unwrap();
+    (file("model.safetensors"), file("optimizer.safetensors"), metrics(run))
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let without_clock = |line: &str| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        let fields = event.as_object_mut().unwrap();
+        fields.remove("pairs_per_s");
+        fields.remove("data_wait_share");
+        event
+    };
+    text.lines().map(without_clock).collect()
+}
+
+#[test]
+fn a_run_trains_evaluates_and_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let object = result(&format!("{SMALL} --run {}", folder.display()));
+    assert_eq!((&object["epochs"], &object["steps"], &object["finished"]), (&3.into(), &24.into(), &true.into()));
+    assert_eq!(object["run"], folder.to_str().unwrap());
+    let number = |name: &str| object[name].as_f64().unwrap_or_else(|| panic!("{name} in {object}"));
+    assert!(number("pairs_per_s") > 0.0 && number("seconds") > 0.0);
+
+    let losses: Vec<f64> =
+        metrics(&folder).iter().filter(|e| e["event"] == "epoch").map(|e| e["loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 3);
+    assert_eq!(losses[2], number("loss"), "the loss of the result is the mean of the last epoch");
+    // ln(2·64 − 1) is what guessing gives.
+    assert!(losses[0] < 127f64.ln() && losses[2] < losses[0], "{losses:?}");
+
+    for protocol in [0, 1] {
+        let accuracy = |encoder: &str| object["knn"][encoder][protocol]["top1"].as_f64().unwrap();
+        assert!(accuracy("trained") > accuracy("raw_pixels"), "{object}");
+    }
+    let again = result(&format!("knn --checkpoint {}", folder.display()));
+    assert_eq!((&again["top1"], &again["top5"]), (&object["knn_top1"], &object["knn_top5"]), "the saved encoder is the trained one");
+    assert_eq!((&again["bank"], &again["queries"], &again["k"]), (&512.into(), &2_000.into(), &200.into()));
+    // The file of the best checkpoint and a bare weights file work too.
+    for checkpoint in ["checkpoints/best", "checkpoints/step-00000024/model.safetensors"] {
+        let path = folder.join(checkpoint);
+        let data = "--data shapes --subset 512";
+        assert!(result(&format!("knn --checkpoint {} {data}", path.display()))["top1"].as_f64().unwrap() > 0.1);
+    }
+
+    let report = fs::read_to_string(folder.join("report.html")).unwrap();
+    let top1 = format!("{:.2} %", 100.0 * number("knn_top1"));
+    assert!(report.contains(&top1) && report.contains("data:image/png;base64,"), "the report shows {top1}");
+    assert!(fs::read_to_string(folder.join("curves.svg")).unwrap().contains("<polyline"));
+    let saved: Value = serde_json::from_str(&fs::read_to_string(folder.join("result.json")).unwrap()).unwrap();
+    assert_eq!(saved, object);
+
+    // A finished run has nothing to go on with: it says its result once more, at once.
+    assert_eq!(result(&format!("pretrain --resume --run {}", folder.display())), object);
+}
+
+#[test]
+fn threads_and_workers_do_not_change_a_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = |name: &str, flags: &str| {
+        let folder = dir.path().join(name);
+        result(&format!("{SMALL} --max-steps 6 --run {} {flags}", folder.display()));
+        end_of(&folder)
+    };
+    assert!(end("a", "--threads 1 --workers 1") == end("b", "--threads 3 --workers 4"));
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let expected = result(&format!("{SMALL} --run {}", whole.display()));
+    let expected_end = end_of(&whole);
+    let same = |folder: &Path| {
+        let object = result(&format!("pretrain --resume --run {}", folder.display()));
+        for field in ["loss", "steps", "knn_top1", "knn_top1_random", "knn"] {
+            assert_eq!(object[field], expected[field], "{field} of {}", folder.display());
+        }
+        assert!(end_of(folder) == expected_end, "{}: other weights or metrics", folder.display());
+    };
+
+    // Stopped in the middle of an epoch, twice.
+    let folder = dir.path().join("stopped");
+    for steps in [5, 13] {
+        let resume = if steps == 5 { SMALL } else { "pretrain --resume" };
+        let object = result(&format!("{resume} --run {} --max-steps {steps}", folder.display()));
+        assert_eq!((&object["steps"], &object["finished"]), (&steps.into(), &false.into()));
+    }
+    same(&folder);
+
+    #[cfg(unix)]
+    for (signal, events) in [("INT", 1), ("TERM", 4), ("KILL", 8)] {
+        let folder = dir.path().join(signal);
+        let ended = signalled(&folder, signal, events);
+        if signal == "KILL" {
+            assert_eq!(ended.status, None, "{}", ended.stderr);
+            // What a killed writer leaves behind.
+            fs::create_dir_all(folder.join("checkpoints/step-00000099.part")).unwrap();
+        } else {
+            assert_eq!(ended.status, Some(130), "{}", ended.stderr);
+            let hint = format!("go on with: simclr-train pretrain --run {} --resume", folder.display());
+            assert!(ended.stderr.contains(&hint), "{}", ended.stderr);
+        }
+        assert!(!folder.join("result.json").exists());
+        same(&folder);
+    }
+}
+
+/// Starts a run and sends it a signal when its metrics have `events` lines.
+#[cfg(unix)]
+fn signalled(folder: &Path, signal: &str, events: usize) -> Ended {
+    let mut command = program(&format!("{SMALL} --run {}", folder.display()));
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    let written = || fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    while written() < events {
+        assert!(began.elapsed() < Duration::from_secs(120), "the run does not write its metrics");
+        sleep(Duration::from_millis(2));
+    }
+    let status = std::process::Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn changed_settings_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    result(&format!("{SMALL} --max-steps 1 --run {}", folder.display()));
+    let before = end_of(&folder);
+    let ended = run(&format!("pretrain --resume --run {} --lr 0.5 --batch 64 --epochs 9", folder.display()));
+    assert_eq!(ended.status, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("epochs") && ended.stderr.contains("learning_rate"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("batch"), "--batch 64 changes nothing: {}", ended.stderr);
+    // Without --resume, a folder that has a run is never written to.
+    let ended = run(&format!("{SMALL} --run {}", folder.display()));
+    assert_eq!(ended.status, Some(2));
+    assert!(ended.stderr.contains("has a run already"), "{}", ended.stderr);
+    assert!(end_of(&folder) == before);
+}
+
+#[test]
+fn the_quick_preset_takes_cifar10_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = format!("--subset 40 --batch 8 --width 4 --max-steps 2 --data-dir {}", dir.path().display());
+    let data = |name: &str| {
+        let folder = dir.path().join(name);
+        let ended = run(&format!("{small} --run {}", folder.display()));
+        assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+        let config: toml::Table = fs::read_to_string(folder.join("config.toml")).unwrap().parse().unwrap();
+        (config["data"].as_str().unwrap().to_owned(), ended.stderr)
+    };
+    let (name, said) = data("without");
+    assert_eq!(name, "shapes");
+    assert!(said.contains("quick preset: about "), "{said}");
+    write_cifar10(dir.path(), 10);
+    let (name, said) = data("with");
+    assert_eq!(name, "cifar10");
+    assert!(said.contains("data_batch_1.bin") && said.contains("10,000"), "files this short deserve a remark: {said}");
+}
+
+#[test]
+fn help_needs_no_reader_and_says_how_to_begin() {
+    let ended = run("--help");
+    assert_eq!(ended.status, Some(0));
+    for word in ["pretrain", "knn", "--json", "fetch cifar10", "130"] {
+        assert!(ended.stdout.contains(word), "{word} is missing in:\n{}", ended.stdout);
+    }
+    // A pipe that nobody reads is no reason to panic.
+    let mut child = program("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let _: Ended = child.wait_with_output().unwrap().into();
+}

@@ -1,0 +1,62 @@
+//! The real program, as a user starts it.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The program with the arguments of a command line that has no quotes in it.
+pub fn program(arguments: &str) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_simclr-train"));
+    program.args(arguments.split_whitespace()).stdin(Stdio::null());
+    program
+}
+
+/// What it said and how it ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let ended = Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+        ended
+    }
+}
+
+pub fn run(arguments: &str) -> Ended {
+    program(arguments).output().unwrap().into()
+}
+
+/// Runs it to its result, the object on the last line of stdout.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub fn result(arguments: &str) -> Value {
+    let ended = run(&format!("{arguments} --json"));
+    assert_eq!(ended.status, Some(0), "{arguments}\n{}", ended.stderr);
+    serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap()
+}
+
+/// CIFAR-10 in its binary form with `records` pictures of a formula in every file.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub fn write_cifar10(data_dir: &Path, records: u32) {
+    let folder = data_dir.join("cifar-10-batches-bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    let names = (1..=5).map(|i| format!("data_batch_{i}.bin")).chain(["test_batch.bin".to_owned()]);
+    for (file, name) in names.enumerate() {
+        let mut bytes = Vec::new();
+        for record in 0..records {
+            let label = (record + file as u32) % 10;
+            bytes.push(label as u8);
+            bytes.extend((0..3_072u32).map(|i| (i * (label + 1) / 7 + 13 * record) as u8));
+        }
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+}
