@@ -161,7 +161,8 @@ fn on_file_system(options: &str, folder: &Path, arguments: &str) -> Option<Ended
         return None;
     }
     let command = program(arguments);
-    let words: Vec<&str> = std::iter::once(command.get_program()).chain(command.get_args()).filter_map(|w| w.to_str()).collect();
+    let words: Vec<&str> =
+        std::iter::once(command.get_program()).chain(command.get_args()).filter_map(|w| w.to_str()).collect();
     Some(mount(&format!("{} </dev/null", words.join(" "))).unwrap().into())
 }
 

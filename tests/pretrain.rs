@@ -11,7 +11,8 @@ use program::{Ended, program, result, run, write_cifar10};
 use serde_json::Value;
 
 /// Small enough for a test, big enough that a signal finds it still running.
-const SMALL: &str = "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
+const SMALL: &str =
+    "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
 
 /// Model and optimizer of a run's newest checkpoint, and its metrics without what was measured with a clock.
 fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
@@ -54,7 +55,11 @@ fn a_run_trains_evaluates_and_reports() {
         assert!(accuracy("trained") > accuracy("raw_pixels"), "{object}");
     }
     let again = result(&format!("knn --checkpoint {}", folder.display()));
-    assert_eq!((&again["top1"], &again["top5"]), (&object["knn_top1"], &object["knn_top5"]), "the saved encoder is the trained one");
+    assert_eq!(
+        (&again["top1"], &again["top5"]),
+        (&object["knn_top1"], &object["knn_top5"]),
+        "the saved encoder is the trained one"
+    );
     assert_eq!((&again["bank"], &again["queries"], &again["k"]), (&512.into(), &2_000.into(), &200.into()));
     // The file of the best checkpoint and a bare weights file work too.
     for checkpoint in ["checkpoints/best", "checkpoints/step-00000024/model.safetensors"] {
@@ -187,7 +192,8 @@ fn help_needs_no_reader_and_says_how_to_begin() {
         assert!(ended.stdout.contains(word), "{word} is missing in:\n{}", ended.stdout);
     }
     // A pipe that nobody reads is no reason to panic.
-    let mut child = program("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child =
+        program("--help").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let _: Ended = child.wait_with_output().unwrap().into();
 }

@@ -9,10 +9,19 @@ use crate::data_sets::DataSet;
 ///
 /// On CIFAR-10 if `data_dir` has it, else on the built-in shapes.
 pub(crate) fn quick(data_dir: &Path) -> Config {
-    let small = Config { data_dir: data_dir.to_owned(), width: 16, batch: 64, knn_every: 2, ..Config::default() };
+    let small = Config {
+        data_dir: data_dir.to_owned(),
+        width: 16,
+        batch: 64,
+        epochs: 4,
+        // So few steps want bigger ones than the course's hundred epochs.
+        learning_rate: 2e-3,
+        knn_every: 1,
+        ..Config::default()
+    };
     if DataSet::Cifar10.is_present(data_dir) {
-        Config { data: DataSet::Cifar10, subset: Some(10_000), epochs: 8, ..small }
+        Config { data: DataSet::Cifar10, subset: Some(10_000), ..small }
     } else {
-        Config { data: DataSet::Shapes, subset: Some(4_000), epochs: 10, ..small }
+        Config { data: DataSet::Shapes, subset: Some(4_000), ..small }
     }
 }
