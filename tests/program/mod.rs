@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// The program with the arguments of a command line that has no quotes in it.
-pub fn program(arguments: &str) -> Command {
+pub(crate) fn program(arguments: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_simclr-train"));
     program.args(arguments.split_whitespace()).stdin(Stdio::null());
     program
@@ -14,10 +14,10 @@ pub fn program(arguments: &str) -> Command {
 
 /// What it said and how it ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Ended {
@@ -32,13 +32,13 @@ impl From<Output> for Ended {
     }
 }
 
-pub fn run(arguments: &str) -> Ended {
+pub(crate) fn run(arguments: &str) -> Ended {
     program(arguments).output().unwrap().into()
 }
 
 /// Runs it to its result, the object on the last line of stdout.
 #[allow(dead_code, reason = "each test program uses what it needs of this module")]
-pub fn result(arguments: &str) -> Value {
+pub(crate) fn result(arguments: &str) -> Value {
     let ended = run(&format!("{arguments} --json"));
     assert_eq!(ended.status, Some(0), "{arguments}\n{}", ended.stderr);
     serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap()
@@ -46,7 +46,7 @@ pub fn result(arguments: &str) -> Value {
 
 /// CIFAR-10 in its binary form with `records` pictures of a formula in every file.
 #[allow(dead_code, reason = "each test program uses what it needs of this module")]
-pub fn write_cifar10(data_dir: &Path, records: u32) {
+pub(crate) fn write_cifar10(data_dir: &Path, records: u32) {
     let folder = data_dir.join("cifar-10-batches-bin");
     std::fs::create_dir_all(&folder).unwrap();
     let names = (1..=5).map(|i| format!("data_batch_{i}.bin")).chain(["test_batch.bin".to_owned()]);

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// Train an encoder on pictures without their labels, then evaluate it with kNN
     ///
     /// Writes a run folder: config.toml (all settings), metrics.jsonl, checkpoints/, curves.svg and report.html.
-    Pretrain(PretrainArguments),
+    Pretrain(Box<PretrainArguments>),
     /// Classify the test split by the nearest neighbours of its features in the training split
     Knn(KnnArguments),
     /// Measure this machine

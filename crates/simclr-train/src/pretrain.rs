@@ -210,7 +210,7 @@ impl<'a> Training<'a> {
                 let loss = self.step(&batch)?;
                 self.state.train_seconds += waited + meter.step_ended(self.config.batch);
                 progress.advance(1, &self.describe(&meter));
-                if self.state.step % STEPS_PER_EVENT == 0 {
+                if self.state.step.is_multiple_of(STEPS_PER_EVENT) {
                     self.metrics.add(&self.step_event(loss, &mut meter))?;
                 }
                 if interrupt.is_asked() {
@@ -256,9 +256,9 @@ impl<'a> Training<'a> {
         self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss })?;
         (self.state.batch, self.state.loss_sum, self.state.last_epoch_loss) = (0, 0.0, Some(loss));
         let last = epoch == epochs;
-        let tested = self.config.knn_every > 0 && (last || epoch % self.config.knn_every == 0);
+        let tested = self.config.knn_every > 0 && (last || epoch.is_multiple_of(self.config.knn_every));
         let improved = tested && self.test_held_out(held_out, output)?;
-        if last || improved || epoch % self.config.checkpoint_every == 0 {
+        if last || improved || epoch.is_multiple_of(self.config.checkpoint_every) {
             self.save()?;
         }
         Ok(())

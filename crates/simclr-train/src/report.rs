@@ -107,7 +107,7 @@ fn table(page: &mut String, table: &Table) {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
     };
     let columns = cells("th", &table.columns);
-    let _ = write!(page, "<div class=\"wide\"><table class=\"results\"><thead><tr>{columns}</tr></thead><tbody>\n");
+    let _ = writeln!(page, "<div class=\"wide\"><table class=\"results\"><thead><tr>{columns}</tr></thead><tbody>");
     for row in &table.rows {
         let _ = writeln!(page, "<tr>{}</tr>", cells("td", row));
     }
