@@ -44,7 +44,6 @@ fn arguments_are_checked_before_anything_is_written() {
         ("--precision f8", &["--precision is f8", "f32"]),
         ("--device gpu", &["--device is gpu", "cuda:N"]),
         ("--threads 0", &["--threads is 0"]),
-        ("--workers 0", &["workers", "0"]),
         ("--knn-k 0", &["--knn-k is 0"]),
         ("--knn-temperature 0", &["--knn-temperature is 0"]),
         ("--data mnist", &["--data is mnist", "shapes", "cifar10"]),

@@ -103,7 +103,7 @@ pub(crate) struct PretrainArguments {
     /// Views keep their colours: an ablation that shows the colour shortcut
     #[arg(long, help_heading = "Data")]
     pub(crate) no_color_jitter: bool,
-    /// Threads that make views [default: 1]
+    /// Threads that make views ahead of the training; 0 makes them between its steps [default: 1]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) workers: Option<usize>,
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use simclr_data::Recipe;
 use simclr_model::{Arch, ModelConfig};
@@ -215,7 +215,12 @@ impl Config {
     /// If the file cannot be read or is not what this program writes.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).with_context(|| format!("{}: not the settings of a run", path.display()))
+        toml::from_str(&text).map_err(|error| {
+            // toml's own message draws the place over several lines; an error of this program is one.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            anyhow!("{}: line {line}: not the settings of a run: {}", path.display(), error.message().trim_end())
+        })
     }
 
     /// The names of the settings in which two runs differ, with both values: what resuming refuses.
