@@ -1,6 +1,6 @@
 //! The program: pretrain an encoder without labels, then evaluate it.
 //!
-//! The command line goes in as text ([`cli`]), becomes a validated [`config::Config`], and [`pretrain`] does the work.
+//! The command line goes in as text (`cli`), becomes a validated `config::Config`, and `pretrain` does the work.
 //! Results go to stdout, everything else to stderr.
 
 mod bench;
