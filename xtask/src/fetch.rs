@@ -1,48 +1,28 @@
 use std::{
     io::{IsTerminal, Write, stderr},
     path::PathBuf,
-    str::FromStr,
 };
 
-use anyhow::bail;
-use simclr_fetch::{FetchError, Item, Status, fetch};
+use simclr_fetch::{Item, Origin, Status, fetch, wanted};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// cifar10, cifar100, weights (the encoder that the course pretrained), or all of them
     #[arg(default_value = "cifar10")]
-    what: Wanted,
+    what: String,
     /// Where to put it
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
-    /// Take this file instead of downloading; it must pass the same checks
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
-}
-
-#[derive(Copy, Clone)]
-enum Wanted {
-    All,
-    One(Item),
-}
-
-impl FromStr for Wanted {
-    type Err = FetchError;
-
-    fn from_str(name: &str) -> Result<Self, FetchError> {
-        if name == "all" { Ok(Self::All) } else { name.parse().map(Self::One) }
-    }
+    /// Take this file, or download from this address; it must pass the same checks
+    #[arg(long, value_name = "FILE-OR-URL")]
+    from: Option<Origin>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let items = match arguments.what {
-        Wanted::One(item) => vec![item],
-        Wanted::All if arguments.from.is_some() => bail!("--from is one file: say which of {:?} it is", names()),
-        Wanted::All => Item::ALL.to_vec(),
-    };
+    let items = wanted(&arguments.what, arguments.from.as_ref())?;
     for item in items {
         let mut progress = Progress { item, shown: None };
-        let outcome = fetch(item, &arguments.data_dir, arguments.from.as_deref(), &mut |done, total| {
+        let outcome = fetch(item, &arguments.data_dir, arguments.from.as_ref(), &mut |done, total| {
             progress.show(done, total);
         });
         progress.end();
@@ -55,10 +35,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn names() -> [String; 3] {
-    Item::ALL.map(|item| item.to_string())
 }
 
 /// A line of progress: rewritten on a terminal, one per ten percent elsewhere.

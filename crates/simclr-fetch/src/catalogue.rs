@@ -1,8 +1,11 @@
 //! What can be fetched, from where, and how to know that it came whole.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{Checksum, FetchError, Hash};
+use crate::{Checksum, FetchError, Hash, Origin};
+
+/// For the servers of the catalogue: long enough for a slow one, short enough to be waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Something that the project knows how to fetch.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -54,6 +57,7 @@ impl Item {
                     "67af1a5c191bc1016b5a3456268e3d3b85be8022b6aa517798b0a9936d3ba8ba",
                 ),
                 content: Content::File,
+                patience: PATIENCE,
             },
         }
     }
@@ -72,6 +76,7 @@ fn cifar(name: &str, md5: &str, folder: &str, files: &[(&str, u64)]) -> Source {
             files: files.iter().map(|&(file, size)| (file.into(), size)).collect(),
             limit: 1 << 30,
         },
+        patience: PATIENCE,
     }
 }
 
@@ -111,6 +116,20 @@ pub struct Source {
     pub checksum: Checksum,
     /// What the file is.
     pub content: Content,
+    /// A connection that stays silent for so long is given up.
+    pub patience: Duration,
+}
+
+/// What a name on a command line means: one item, or `all` of them.
+///
+/// # Errors
+/// [`FetchError::UnknownItem`] for another name, [`FetchError::OneOrigin`] for `all` from one place.
+pub fn wanted(name: &str, from: Option<&Origin>) -> Result<Vec<Item>, FetchError> {
+    match name {
+        "all" if from.is_some() => Err(FetchError::OneOrigin),
+        "all" => Ok(Item::ALL.to_vec()),
+        _ => Ok(vec![name.parse()?]),
+    }
 }
 
 /// What a downloaded file is.
@@ -139,7 +158,7 @@ mod tests {
             assert_eq!(item.to_string().parse::<Item>().unwrap(), item);
         }
         let error = "cifar-10".parse::<Item>().unwrap_err().to_string();
-        assert_eq!(error, "nothing called \"cifar-10\" can be fetched: choose cifar10, cifar100 or weights");
+        assert_eq!(error, "nothing called \"cifar-10\" can be fetched: choose cifar10, cifar100, weights or all");
     }
 
     #[test]

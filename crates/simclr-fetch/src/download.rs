@@ -13,14 +13,12 @@ use ureq::{
 };
 
 use crate::{
-    FetchError,
+    FetchError, Source,
     place::{beside, remove_file},
 };
 
 /// How often one address is asked again after a cut, if each time brought at least a byte.
 const CUTS: usize = 5;
-/// A connection that stays silent for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A download under way: the file that grows, and what is known about it.
 pub(crate) struct Part {
@@ -30,6 +28,7 @@ pub(crate) struct Part {
     /// The size of the whole file, where the catalogue knows it.
     size: Option<u64>,
     limit: u64,
+    patience: Duration,
 }
 
 /// What a download did.
@@ -41,9 +40,10 @@ pub(crate) struct Transfer {
 }
 
 impl Part {
-    pub(crate) fn new(target: &Path, size: Option<u64>, limit: u64) -> Self {
+    pub(crate) fn new(target: &Path, source: &Source) -> Self {
         let path = beside(target, ".part");
-        Self { tag: beside(&path, ".tag"), path, size, limit }
+        let &Source { size, limit, patience, .. } = source;
+        Self { tag: beside(&path, ".tag"), path, size, limit, patience }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -68,7 +68,7 @@ impl Part {
         url: &str,
         progress: &mut dyn FnMut(u64, Option<u64>),
     ) -> Result<Transfer, FetchError> {
-        let agent = agent(url);
+        let agent = agent(url, self.patience);
         let mut transfer = Transfer { bytes: 0, resumed: self.len() > 0 };
         let mut cuts = 0;
         loop {
@@ -112,6 +112,10 @@ impl Part {
         let response =
             request.call().map_err(|source| FetchError::Request { url: url.into(), source: Box::new(source) })?;
         let status = response.status().as_u16();
+        let content_type = header_text(response.headers(), header::CONTENT_TYPE);
+        if (200..300).contains(&status) && content_type.starts_with("text/html") {
+            return Err(FetchError::WebPage { url: url.into() });
+        }
         let range = header_text(response.headers(), header::CONTENT_RANGE);
         let (start, total) = match status {
             200 => (0, response.body().content_length()),
@@ -198,14 +202,14 @@ impl Part {
     }
 }
 
-fn agent(url: &str) -> Agent {
+fn agent(url: &str, patience: Duration) -> Agent {
     // A proxy of the environment knows nothing of this machine's own servers.
     let proxy = if url.starts_with("http://127.0.0.1") { None } else { Proxy::try_from_env() };
     Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE))
+        .timeout_connect(Some(patience))
+        .timeout_recv_response(Some(patience))
+        .timeout_per_read(Some(patience))
         .proxy(proxy)
         .build()
         .new_agent()

@@ -6,11 +6,14 @@ use crate::Hash;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A name that is not in the catalogue.
-    #[error("nothing called {found:?} can be fetched: choose cifar10, cifar100 or weights")]
+    #[error("nothing called {found:?} can be fetched: choose cifar10, cifar100, weights or all")]
     UnknownItem {
         /// The name.
         found: String,
     },
+    /// One file or address cannot be all things.
+    #[error("a file or an address is of one thing: say whether cifar10, cifar100 or weights, not all")]
+    OneOrigin,
     /// A file or folder cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -70,6 +73,12 @@ pub enum FetchError {
         url: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// The server answered with a page for people: a login, an error, a notice.
+    #[error("{url}: the server answers with a web page, not with the file; open the address in a browser to see why")]
+    WebPage {
+        /// The address.
+        url: String,
     },
     /// The server sends another part of the file than was asked for.
     #[error("{url}: asked for the bytes from {asked}, the server sends {found:?}")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Content, Failure, FetchError, Item, Source,
+    Content, Failure, FetchError, Item, Origin, Source,
     download::Part,
     place::{Lock, beside, create_folder, remove_file, rename},
     unpack::{missing, unpack},
@@ -43,8 +43,9 @@ pub enum Status {
 
 /// Makes sure that `item` is complete in `data_dir`, which is created where it is missing.
 ///
-/// With `from`, that file is taken instead of a download; it goes through the same checks and is left as it is. `progress`
-/// is called while a download runs, with the bytes of the file that are there and the size of the whole where it is known.
+/// With `from`, it comes from that file, which is left as it is, or from that address alone; both go through the same
+/// checks. `progress` is called while a download runs, with the bytes of the file that are there and the size of the whole
+/// where it is known.
 ///
 /// # Errors
 /// [`FetchError::Unavailable`] if no address gives the file, with the reason of each; [`FetchError::Checksum`] and
@@ -55,7 +56,7 @@ pub enum Status {
 pub fn fetch(
     item: Item,
     data_dir: &Path,
-    from: Option<&Path>,
+    from: Option<&Origin>,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<Outcome, FetchError> {
     fetch_source(&item.source(), data_dir, from, progress)
@@ -68,10 +69,19 @@ pub fn fetch(
 pub fn fetch_source(
     source: &Source,
     data_dir: &Path,
-    from: Option<&Path>,
+    from: Option<&Origin>,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<Outcome, FetchError> {
     create_folder(data_dir)?;
+    let mirrored;
+    let (source, from) = match from {
+        None => (source, None),
+        Some(Origin::File(file)) => (source, Some(file.as_path())),
+        Some(Origin::Url(url)) => {
+            mirrored = Source { urls: vec![url.clone()], ..source.clone() };
+            (&mirrored, None)
+        }
+    };
     let _lock = Lock::take(data_dir.join(format!(".{}.lock", source.name)))?;
     match &source.content {
         Content::File => fetch_file(source, data_dir.join(&source.name), from, progress),
@@ -131,7 +141,7 @@ fn fetch_file(
 
 /// Tries the addresses in their order until one gives the right bytes.
 fn download(source: &Source, target: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<Status, FetchError> {
-    let part = Part::new(target, source.size, source.limit);
+    let part = Part::new(target, source);
     let mut failures = Vec::new();
     for url in &source.urls {
         match download_verified(source, &part, url, progress) {

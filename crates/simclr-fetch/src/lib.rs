@@ -18,10 +18,12 @@ mod checksum;
 mod download;
 mod error;
 mod fetch;
+mod origin;
 mod place;
 mod unpack;
 
-pub use catalogue::{Content, Item, Source};
+pub use catalogue::{Content, Item, Source, wanted};
 pub use checksum::{Checksum, Hash};
 pub use error::{Failure, FetchError};
 pub use fetch::{Outcome, Status, fetch, fetch_source};
+pub use origin::Origin;

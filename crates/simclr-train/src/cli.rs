@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use simclr_fetch::Origin;
 
 use crate::output::OutputArguments;
 
@@ -224,15 +225,15 @@ pub(crate) struct BenchStepArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FetchArguments {
-    /// cifar10, cifar100 or weights (the course's pretrained model)
+    /// cifar10, cifar100, weights (the course's pretrained model), or all of them
     #[arg(default_value = "cifar10")]
     pub(crate) item: String,
     /// The folder that data sets go to
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data_dir: PathBuf,
-    /// A copy of the official file on this machine, checked like a download
-    #[arg(long, value_name = "FILE")]
-    pub(crate) from: Option<PathBuf>,
+    /// A copy of the official file on this machine, or the address of a mirror; checked like a download
+    #[arg(long, value_name = "FILE-OR-URL")]
+    pub(crate) from: Option<Origin>,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

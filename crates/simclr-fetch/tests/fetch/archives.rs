@@ -5,7 +5,7 @@ use simclr_fetch::{Checksum, Content, FetchError, Hash, Source, Status};
 use tempfile::tempdir;
 
 use crate::{
-    bytes, names, quietly,
+    PATIENCE, bytes, names, quietly,
     server::{Answer, Server},
 };
 
@@ -65,6 +65,7 @@ fn source(archive: &[u8], urls: &[&str]) -> Source {
             files: vec![("a.bin".into(), 5_000), ("b.bin".into(), 3)],
             limit: LIMIT,
         },
+        patience: PATIENCE,
     }
 }
 

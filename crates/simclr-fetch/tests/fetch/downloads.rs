@@ -1,6 +1,9 @@
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use simclr_fetch::{FetchError, Hash, Status};
+use simclr_fetch::{FetchError, Hash, Origin, Status};
 use tempfile::tempdir;
 
 use crate::{
@@ -265,4 +268,80 @@ fn two_at_a_time_are_refused() {
     })
     .unwrap();
     assert!(matches!(second, Some(Err(FetchError::Busy { .. }))));
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_and_its_bytes_are_kept() {
+    let (dir, body) = (tempdir().unwrap(), bytes(50_000));
+    let silent =
+        |after| Answer { body: body.clone(), ranges: true, cut_after: Some(after), stall: true, ..Answer::default() };
+    // In the middle of the file, and then before the first byte.
+    let server = Server::start(vec![silent(20_000), silent(0)]);
+    let mut source = file(&body, &[&server.url]);
+    source.patience = Duration::from_millis(300);
+    let began = Instant::now();
+    let causes = failures(quietly(&source, dir.path(), None).unwrap_err());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(matches!(causes[..], [FetchError::Cut { received: 20_000, expected: Some(50_000), .. }]), "{}", causes[0]);
+    assert_eq!(fs::metadata(dir.path().join("file.bin.part")).unwrap().len(), 20_000);
+    assert!(!dir.path().join("file.bin").exists());
+}
+
+#[test]
+fn redirections_are_followed_but_not_for_ever() {
+    let (dir, body) = (tempdir().unwrap(), bytes(9_000));
+    let target = Server::start(vec![Answer { body: body.clone(), ..Answer::default() }]);
+    let to = |url: &str| Answer { status: Some(302), location: Some(url.to_owned()), ..Answer::default() };
+    let first = Server::start(vec![to(&target.url)]);
+    let outcome = quietly(&file(&body, &[&first.url]), dir.path(), None).unwrap();
+    assert_eq!(fs::read(outcome.path).unwrap(), body);
+
+    let circle = Server::start(vec![to("/file"); 12]);
+    let empty = tempdir().unwrap();
+    let causes = failures(quietly(&file(&body, &[&circle.url]), empty.path(), None).unwrap_err());
+    assert!(causes[0].to_string().contains("redirects"), "{}", causes[0]);
+    assert!(names(empty.path()).is_empty());
+}
+
+#[test]
+fn a_web_page_is_not_the_file() {
+    let dir = tempdir().unwrap();
+    let page = Answer {
+        body: b"<html>log in</html>".to_vec(),
+        content_type: Some("text/html; charset=utf-8"),
+        ..Answer::default()
+    };
+    let server = Server::start(vec![page]);
+    let mut source = file(&bytes(9_000), &[&server.url]);
+    source.size = None;
+    let causes = failures(quietly(&source, dir.path(), None).unwrap_err());
+    assert!(matches!(&causes[0], FetchError::WebPage { url } if *url == server.url), "{}", causes[0]);
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn announced_lengths_are_not_believed() {
+    let body = bytes(9_000);
+    // More is announced than comes, and then less than there is: neither is the file.
+    for (sent, length, expected) in [(8_999, 9_500, "connection ended"), (9_000, 8_000, "8000 bytes, expected 9000")] {
+        let dir = tempdir().unwrap();
+        let lying = Answer { body: body[..sent].to_vec(), length: Some(length), ..Answer::default() };
+        let server = Server::start(vec![lying; 8]);
+        let mut source = file(&body, &[&server.url]);
+        source.limit = 10_000;
+        let causes = failures(quietly(&source, dir.path(), None).unwrap_err());
+        assert!(causes[0].to_string().contains(expected), "{}", causes[0]);
+        assert!(!dir.path().join("file.bin").exists());
+    }
+}
+
+#[test]
+fn a_mirror_takes_the_place_of_all_addresses() {
+    let (dir, body) = (tempdir().unwrap(), bytes(9_000));
+    let mirror = Server::start(vec![Answer { body: body.clone(), ..Answer::default() }]);
+    let from: Origin = mirror.url.parse().unwrap();
+    let source = file(&body, &["http://127.0.0.1:1/never-asked"]);
+    let outcome = simclr_fetch::fetch_source(&source, dir.path(), Some(&from), &mut |_, _| ()).unwrap();
+    assert_eq!(outcome.status, Status::Downloaded { url: mirror.url.clone(), bytes: 9_000 });
+    assert_eq!(fs::read(outcome.path).unwrap(), body);
 }

@@ -4,9 +4,12 @@ mod archives;
 mod downloads;
 mod server;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use simclr_fetch::{Checksum, Content, FetchError, Hash, Outcome, Source, fetch_source};
+use simclr_fetch::{Checksum, Content, FetchError, Hash, Origin, Outcome, Source, fetch_source};
+
+/// Longer than any answer of the loopback takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes without a pattern that a cut or a doubled block could reproduce.
 fn bytes(len: u64) -> Vec<u8> {
@@ -22,11 +25,13 @@ fn file(body: &[u8], urls: &[&str]) -> Source {
         limit: body.len() as u64,
         checksum: Checksum::of(Hash::Sha256, body),
         content: Content::File,
+        patience: PATIENCE,
     }
 }
 
 fn quietly(source: &Source, dir: &Path, from: Option<&Path>) -> Result<Outcome, FetchError> {
-    fetch_source(source, dir, from, &mut |_, _| ())
+    let from = from.map(|file| Origin::File(file.into()));
+    fetch_source(source, dir, from.as_ref(), &mut |_, _| ())
 }
 
 /// Names in a folder, sorted.

@@ -1,7 +1,7 @@
 //! A web server on the loopback that answers as many requests as it was told to, each in its own way, and then ends.
 
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     thread::{JoinHandle, sleep, spawn},
     time::{Duration, Instant},
@@ -22,6 +22,13 @@ pub(crate) struct Answer {
     pub(crate) cut_after: Option<usize>,
     /// `Content-Range` says this, whatever is sent.
     pub(crate) content_range: Option<&'static str>,
+    /// After what is sent, the connection stays open and silent until the client hangs up.
+    pub(crate) stall: bool,
+    /// Where else the file is, with a status of 3xx.
+    pub(crate) location: Option<String>,
+    pub(crate) content_type: Option<&'static str>,
+    /// The length that is announced, whatever is sent.
+    pub(crate) length: Option<usize>,
     /// The length is not announced: the end of the connection is the end of the file.
     pub(crate) no_length: bool,
 }
@@ -112,13 +119,23 @@ fn serve(mut stream: TcpStream, answer: &Answer) -> Request {
     };
     let body = &answer.body[start.min(total)..];
     if !answer.no_length {
-        head += &format!("Content-Length: {}\r\n", body.len());
+        head += &format!("Content-Length: {}\r\n", answer.length.unwrap_or(body.len()));
     }
     if let Some(etag) = answer.etag {
         head += &format!("ETag: {etag}\r\n");
     }
+    if let Some(location) = &answer.location {
+        head += &format!("Location: {location}\r\n");
+    }
+    if let Some(content_type) = answer.content_type {
+        head += &format!("Content-Type: {content_type}\r\n");
+    }
     stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
     // The client may hang up on what it does not want.
     let _ = stream.write_all(&body[..answer.cut_after.unwrap_or(body.len()).min(body.len())]);
+    if answer.stall {
+        // Ends with the client's patience, or with the server's read timeout.
+        let _ = stream.read(&mut [0]);
+    }
     request
 }
