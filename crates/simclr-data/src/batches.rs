@@ -1,10 +1,12 @@
-//! A set once through, in order, for evaluation.
+//! A set once through: in order and unchanged for evaluation, or shuffled and augmented.
 
 use candle_core::{Device, Tensor};
 
-use crate::{DataError, Pictures, TestTransform};
+use simclr_ops::augment::Picture;
 
-/// Pictures in the order of their set.
+use crate::{DataError, Pictures, TestTransform, TrainTransform, epoch_order};
+
+/// Some pictures of a set.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `[n, 3, height, width]`, `f32`, normalised, on the CPU.
@@ -30,28 +32,67 @@ pub struct Batch {
 /// assert_eq!(sizes, [4, 4, 2]);
 /// # Ok::<(), simclr_data::DataError>(())
 /// ```
-pub fn batches<'a>(set: &'a dyn Pictures, transform: &'a TestTransform, batch: usize) -> TestBatches<'a> {
-    TestBatches { set, transform, batch, next: 0 }
+pub fn batches<'a>(set: &'a dyn Pictures, transform: &'a TestTransform, batch: usize) -> Batches<'a> {
+    Batches { set, transform: Transform::Test(transform), order: (0..set.len()).collect(), batch, next: 0 }
 }
 
-/// See [`batches`].
-pub struct TestBatches<'a> {
+/// Goes through `set` in batches of one view of each picture, in the order of `epoch`; the last one has what is left.
+///
+/// View and order are those of the first view that a [`crate::Loader`] with this transform makes in this epoch.
+///
+/// # Errors
+/// As [`batches`].
+pub fn augmented_batches<'a>(
     set: &'a dyn Pictures,
-    transform: &'a TestTransform,
+    transform: &'a TrainTransform,
+    batch: usize,
+    epoch: u64,
+) -> Batches<'a> {
+    let order = epoch_order(transform.seed(), epoch, set.len());
+    Batches { set, transform: Transform::Train { transform, epoch }, order, batch, next: 0 }
+}
+
+/// See [`batches`] and [`augmented_batches`].
+pub struct Batches<'a> {
+    set: &'a dyn Pictures,
+    transform: Transform<'a>,
+    order: Vec<usize>,
     batch: usize,
     next: usize,
 }
 
-impl TestBatches<'_> {
+/// What becomes of a picture on its way into a batch.
+enum Transform<'a> {
+    Test(&'a TestTransform),
+    Train { transform: &'a TrainTransform, epoch: u64 },
+}
+
+impl Transform<'_> {
+    fn view(&self, index: usize, picture: Picture) -> Picture {
+        match self {
+            Self::Test(_) => picture,
+            Self::Train { transform, epoch } => transform.view(&picture, *epoch, index as u64, 0),
+        }
+    }
+
+    fn write_tensor(&self, picture: &Picture, out: &mut [f32]) {
+        match self {
+            Self::Test(transform) => transform.write_tensor(picture, out),
+            Self::Train { transform, .. } => transform.write_tensor(picture, out),
+        }
+    }
+}
+
+impl Batches<'_> {
     fn make(&self) -> Result<Batch, DataError> {
         if self.batch == 0 {
             return Err(DataError::Setting { field: "batch", found: "0".into(), expected: "at least 1 picture" });
         }
-        let indices: Vec<usize> = (self.next..self.set.len()).take(self.batch).collect();
+        let indices: Vec<usize> = self.order[self.next..].iter().copied().take(self.batch).collect();
         let mut numbers = Vec::new();
         let mut size = None;
         for &index in &indices {
-            let picture = self.set.picture(index)?;
+            let picture = self.transform.view(index, self.set.picture(index)?);
             let found = (picture.width(), picture.height());
             let expected = *size.get_or_insert(found);
             if found != expected {
@@ -71,7 +112,7 @@ impl TestBatches<'_> {
     }
 }
 
-impl Iterator for TestBatches<'_> {
+impl Iterator for Batches<'_> {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -87,8 +128,8 @@ impl Iterator for TestBatches<'_> {
     }
 }
 
-impl std::fmt::Debug for TestBatches<'_> {
+impl std::fmt::Debug for Batches<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TestBatches({}, {} of {})", self.set.name(), self.next, self.set.len())
+        write!(f, "Batches({}, {} of {})", self.set.name(), self.next, self.set.len())
     }
 }

@@ -36,7 +36,7 @@ mod shapes;
 mod subset;
 mod transform;
 
-pub use batches::{Batch, TestBatches, batches};
+pub use batches::{Batch, Batches, augmented_batches, batches};
 pub use cifar10::Cifar10;
 pub use error::DataError;
 pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use simclr_data::{
-    CifarPair, DataError, Loader, LoaderConfig, PairBatch, Picture, Pictures, Shapes, Split, batches,
-    compute_test_transform, compute_train_transform, epoch_order,
+    CifarPair, DataError, Loader, LoaderConfig, PairBatch, Picture, Pictures, Shapes, Split, augmented_batches,
+    batches, compute_test_transform, compute_train_transform, epoch_order,
 };
 
 fn shapes(len: usize) -> Arc<dyn Pictures> {
@@ -221,4 +221,18 @@ fn dropping_an_epoch_early_leaves_nothing_behind() {
     drop(loader.epoch(1, 0));
     assert_eq!(loader.epoch(2, 90).count(), 10);
     assert_eq!(Arc::strong_count(&set), held);
+}
+
+#[test]
+fn single_views_are_the_first_of_the_pairs() {
+    let set = shapes(20);
+    let transform = compute_train_transform(8);
+    let singles: Vec<_> = augmented_batches(set.as_ref(), &transform, 8, 3).map(|batch| batch.unwrap()).collect();
+    assert_eq!(singles.iter().map(|b| b.indices.len()).collect::<Vec<_>>(), [8, 8, 4], "nothing is dropped");
+    for (single, pair) in singles.iter().zip(loader(set.clone(), 8, 0).epoch(3, 0)) {
+        let pair = pair.unwrap();
+        assert_eq!((&single.indices, &single.labels), (&pair.indices, &pair.labels));
+        let numbers = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(&single.pictures), numbers(&pair.left));
+    }
 }
