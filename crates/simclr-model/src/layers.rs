@@ -11,15 +11,26 @@ use simclr_ops::{Context, autograd};
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
-/// One pass through the encoder: the tape, and whether the batch's own statistics are used and gradients wanted.
+/// One pass through the encoder.
 pub(crate) struct Pass {
     pub(crate) tape: Tape,
-    pub(crate) train: bool,
+    pub(crate) mode: Mode,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The batch's own statistics, which the running ones follow; gradients are wanted.
+    Train,
+    /// The batch's own statistics, which the running ones follow; no gradients: a frozen network left in PyTorch's training mode.
+    BatchStatistics,
+    /// The running statistics, which stay as they are; no gradients.
+    Evaluate,
 }
 
 impl Pass {
     fn parameter(&mut self, tensor: &Tensor) -> Value {
-        if self.train { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
+        if self.mode == Mode::Train { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
     }
 }
 
@@ -77,11 +88,11 @@ impl BatchNorm {
         })
     }
 
-    /// On a tape, with the residual sum and the ReLU that follow it. Training updates the running statistics.
+    /// On a tape, with the residual sum and the ReLU that follow it. The batch's own statistics update the running ones.
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
         let config = batch_norm::BatchNorm { eps: EPS, relu };
-        if pass.train {
+        if pass.mode != Mode::Evaluate {
             let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
             self.track(&statistics)?;
             Ok(y)

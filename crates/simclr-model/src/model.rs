@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder, VarMap};
+use sha2::{Digest, Sha256};
 use simclr_ops::Context;
 use simclr_ops::autograd::{self, Sink};
 use simclr_ops::tape::Tape;
@@ -14,7 +15,7 @@ use crate::config::ModelConfig;
 use crate::encoder::Encoder;
 use crate::error::ModelError;
 use crate::head::Head;
-use crate::layers::Pass;
+use crate::layers::{Mode, Pass};
 use crate::{init, weights};
 
 /// Encoder `f` and projection head `g`, the course's `Model`.
@@ -116,7 +117,7 @@ impl Model {
     /// # Errors
     /// If `x` is not as above, or has one picture in training (batch norm of the head needs two).
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
-        let features = self.encode(x, train)?;
+        let features = self.encode(x, if train { Mode::Train } else { Mode::Evaluate })?;
         let out = self.head.forward(&self.ctx, &features, train)?;
         let (feature, out) = (autograd::l2_normalize(&self.ctx, &features)?, autograd::l2_normalize(&self.ctx, &out)?);
         if train { Ok((feature, out)) } else { Ok((feature.detach(), out.detach())) }
@@ -130,7 +131,40 @@ impl Model {
     /// # Errors
     /// If `x` is not as above.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
-        self.encode(x, false)
+        self.encode(x, Mode::Evaluate)
+    }
+
+    /// Features as the course's linear evaluation takes them: of an encoder whose parameters are frozen but which was left in
+    /// training mode, so that each batch is normalised by its own statistics and the running ones drift. No graph, not
+    /// normalised.
+    ///
+    /// # Shapes
+    /// As [`Model::features`].
+    ///
+    /// # Errors
+    /// If `x` is not as above, or so small that a channel of the last layer has one value.
+    pub fn features_with_batch_statistics(&self, x: &Tensor) -> Result<Tensor> {
+        self.encode(x, Mode::BatchStatistics)
+    }
+
+    /// SHA-256 of the state dict, names and shapes and every bit of the values, in hexadecimal digits: equal if and only if
+    /// nothing was changed.
+    ///
+    /// # Errors
+    /// If the device cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (name, tensor) in self.state() {
+            hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()));
+            let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+            match tensor.dtype() {
+                DType::F32 => tensor.to_vec1::<f32>()?.iter().for_each(|v| hash.update(v.to_le_bytes())),
+                DType::F64 => tensor.to_vec1::<f64>()?.iter().for_each(|v| hash.update(v.to_le_bytes())),
+                DType::I64 => tensor.to_vec1::<i64>()?.iter().for_each(|v| hash.update(v.to_le_bytes())),
+                other => candle_core::bail!("a model has no tensors of type {other:?}"),
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Gradients of `loss` for all parameters: those that candle knows and those of the encoder's tapes, in one store.
@@ -178,16 +212,16 @@ impl Model {
     }
 
     /// The encoder on its tape; in training the result hangs in candle's graph.
-    fn encode(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         match *x.dims() {
             [_, 3, h, w] if h > 0 && w > 0 => {}
             _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
         }
         let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
-        let mut pass = Pass { tape: Tape::new(&self.ctx), train };
+        let mut pass = Pass { tape: Tape::new(&self.ctx), mode };
         let pictures = pass.tape.constant(&nhwc);
         let features = self.encoder.forward(&mut pass, &pictures)?;
-        if train {
+        if mode == Mode::Train {
             autograd::attach(pass.tape, &features, &[self.encoder.anchor()], &self.sink)
         } else {
             Ok(features.tensor().clone())

@@ -267,3 +267,33 @@ fn wrong_pictures_and_losses_are_named() {
     let message = model.backward(&out).unwrap_err().to_string();
     assert!(message.contains("a loss is one number"), "{message}");
 }
+
+#[test]
+fn batch_statistics_without_gradients_are_those_of_training() {
+    let pictures = random(&[4, 3, 8, 8], 1);
+    let [trained, frozen] = [0, 1].map(|_| model(&tiny(Arch::ResNet18), DType::F64));
+    let (features, _) = trained.forward_t(&pictures, true).unwrap();
+    let raw = frozen.features_with_batch_statistics(&pictures).unwrap();
+    assert!(!raw.track_op(), "nobody can ask for gradients");
+    let by_hand = raw.broadcast_div(&raw.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap()).unwrap();
+    for (a, b) in numbers(&features).iter().zip(numbers(&by_hand)) {
+        assert!((a - b).abs() < 1e-12);
+    }
+    let of_encoder = |m: &Model| -> Vec<Vec<f64>> {
+        m.state().iter().filter(|(name, _)| name.starts_with("f.")).map(|(_, t)| numbers(t)).collect()
+    };
+    assert_eq!(of_encoder(&trained), of_encoder(&frozen), "the running statistics follow alike");
+}
+
+#[test]
+fn a_fingerprint_sees_every_change_and_nothing_else() {
+    let first = model(&tiny(Arch::ResNet18), DType::F32);
+    let before = first.fingerprint().unwrap();
+    assert_eq!(before.len(), 64);
+    assert_eq!(before, model(&tiny(Arch::ResNet18), DType::F32).fingerprint().unwrap());
+    let pictures = random(&[4, 3, 8, 8], 1).to_dtype(DType::F32).unwrap();
+    first.features(&pictures).unwrap();
+    assert_eq!(before, first.fingerprint().unwrap(), "evaluation changes nothing");
+    first.features_with_batch_statistics(&pictures).unwrap();
+    assert_ne!(before, first.fingerprint().unwrap(), "running statistics are part of it");
+}
