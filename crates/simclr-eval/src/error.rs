@@ -6,7 +6,7 @@ use candle_core::DType;
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// A picture whose class is not known cannot be counted as right or wrong.
-    #[error("picture {index} of {set} has no label: kNN needs the classes of bank and queries")]
+    #[error("picture {index} of {set} has no label: an evaluation needs the classes of all pictures")]
     Unlabelled {
         /// The set.
         set: String,
@@ -69,13 +69,38 @@ pub enum EvalError {
         /// The first such row.
         row: usize,
     },
+    /// A setting of a linear evaluation that cannot be.
+    #[error("{field} of the linear evaluation is {found}, expected {expected}")]
+    Setting {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The classifier's loss is not finite any more.
+    #[error("the loss of the linear classifier is not finite in epoch {epoch}: a lower learning rate may help")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: u64,
+    },
     /// The pictures could not be read.
     #[error(transparent)]
     Data(#[from] simclr_data::DataError),
+    /// The optimizer of a classifier reported an error.
+    #[error(transparent)]
+    Optim(Box<simclr_optim::OptimError>),
     /// An op refused its arguments.
     #[error(transparent)]
     Ops(#[from] simclr_ops::OpsError),
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<simclr_optim::OptimError> for EvalError {
+    fn from(error: simclr_optim::OptimError) -> Self {
+        Self::Optim(Box::new(error))
+    }
 }

@@ -8,6 +8,7 @@ use simclr_ops::product::{Matrix, MatrixMut, product};
 
 use crate::error::EvalError;
 use crate::features::Features;
+use crate::ranking::{Hits, rank};
 
 /// Queries and bank rows of a tile of similarities: 1 MiB, whatever the size of the sets.
 const TILE_QUERIES: usize = 64;
@@ -84,23 +85,25 @@ pub fn knn(
 
     // Of every tile of queries and every protocol: how many were right, and right among five.
     let tiles = query_rows.par_chunks(TILE_QUERIES * d).zip(queries.labels.par_chunks(TILE_QUERIES));
-    let hits: Vec<Vec<[usize; 2]>> = tiles
+    let hits: Vec<Vec<Hits>> = tiles
         .map(|(rows, labels)| {
             let neighbours = nearest(rows, &bank_rows, d, most);
             let count = |protocol: &KnnProtocol| {
-                let ranks = neighbours.iter().zip(labels).map(|(neighbours, &label)| {
+                let mut hits = Hits::default();
+                for (neighbours, &label) in neighbours.iter().zip(labels) {
                     let votes = votes(&neighbours[..protocol.k], &bank.labels, classes, protocol.temperature);
-                    rank(&votes, label as usize)
-                });
-                ranks.fold([0, 0], |[one, five], rank| [one + usize::from(rank < 1), five + usize::from(rank < 5)])
+                    hits.add(rank(&votes, label as usize));
+                }
+                hits
             };
             protocols.iter().map(count).collect()
         })
         .collect();
     let m = queries.labels.len();
     let result = |(i, &protocol): (usize, &KnnProtocol)| {
-        let share = |place: usize| hits.iter().map(|tile| tile[i][place]).sum::<usize>() as f64 / m as f64;
-        KnnResult { protocol, top1: share(0), top5: share(1), bank: n, queries: m }
+        let share =
+            |count: fn(&Hits) -> usize| hits.iter().map(|tile| count(&tile[i])).sum::<usize>() as f64 / m as f64;
+        KnnResult { protocol, top1: share(|h| h.top1), top5: share(|h| h.top5), bank: n, queries: m }
     };
     Ok(protocols.iter().enumerate().map(result).collect())
 }
@@ -145,11 +148,6 @@ fn votes(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: 
         votes[labels[index] as usize] += temperature.map_or(1.0, |t| (f64::from(similarity) / t).exp());
     }
     votes
-}
-
-/// How many classes come before `class`: those with more votes, and those of the same with a lower number.
-fn rank(votes: &[f64], class: usize) -> usize {
-    votes.iter().enumerate().filter(|&(c, &v)| v > votes[class] || (v == votes[class] && c < class)).count()
 }
 
 /// The numbers of some features, checked.
