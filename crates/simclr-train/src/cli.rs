@@ -21,6 +21,7 @@ use crate::output::OutputArguments;
   simclr-train pretrain --data cifar10 --arch resnet18    the full form
   simclr-train pretrain --run runs/NAME --resume          go on after an interruption
   simclr-train knn --checkpoint runs/NAME                 evaluate again
+  simclr-train cs231n                                     the course's experiment
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (a checkpoint was written)."
 )]
@@ -37,6 +38,8 @@ impl Cli {
             None => self.quick.output,
             Some(Command::Pretrain(arguments)) => arguments.output,
             Some(Command::Knn(arguments)) => arguments.output,
+            Some(Command::Linear(arguments)) => arguments.output,
+            Some(Command::Cs231n(arguments)) => arguments.output,
             Some(Command::Bench(BenchCommand::Step(arguments))) => arguments.output,
             Some(Command::Fetch(arguments)) => arguments.output,
         }
@@ -51,6 +54,16 @@ pub(crate) enum Command {
     Pretrain(Box<PretrainArguments>),
     /// Classify the test split by the nearest neighbours of its features in the training split
     Knn(KnnArguments),
+    /// Train one linear layer on a frozen encoder's features and test it
+    ///
+    /// Raw pixels and a random encoder are evaluated beside it. The defaults are the course's: labels of the first tenth of the
+    /// training pictures, ten epochs of Adam.
+    Linear(LinearArguments),
+    /// The course's experiment on CIFAR-10, start to end (Stanford CS231n, assignment 3)
+    ///
+    /// Continues the pretraining of the course's weights for an epoch, tests by kNN, evaluates linearly with and without
+    /// pretraining, and shows the results beside those of two students. Without the weights it pretrains first.
+    Cs231n(Box<Cs231nArguments>),
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -118,6 +131,9 @@ pub(crate) struct PretrainArguments {
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(crate) feature_dim: Option<usize>,
 
+    /// Begin with these weights in place of random ones; encoder, width and feature dimension are the file's
+    #[arg(long, value_name = "FILE", help_heading = "Training")]
+    pub(crate) init: Option<PathBuf>,
     /// Passes over the training pictures [default: 100]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<u64>,
@@ -198,6 +214,126 @@ pub(crate) struct KnnArguments {
     pub(crate) machine: MachineArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinearArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The share of the training pictures, from the first on, whose labels are learned from [default: 0.1]
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub(crate) labels: Option<f64>,
+    /// Passes over them [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<u64>,
+    /// Pictures in a batch [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// Weight decay, in the gradient (L2) [default: 1e-6]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// What initial values, order and augmentation are drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Leave the encoder in training mode, as the course does: batches are normalised by their own statistics, and the running
+    /// ones drift
+    #[arg(long)]
+    pub(crate) batch_statistics: bool,
+    /// Only the checkpoint, without raw pixels and a random encoder beside it
+    #[arg(long)]
+    pub(crate) no_baselines: bool,
+    /// Write the result as JSON to a file too
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Cs231nArguments {
+    /// The folder that CIFAR-10 and the weights are in [default: data]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Only the first N training pictures [default: all]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub(crate) subset: Option<usize>,
+    /// Only the first N test pictures [default: all]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub(crate) test_subset: Option<usize>,
+    /// Weights to begin with [default: pretrained_simclr_model.pth in the data folder, if it is there]
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub(crate) weights: Option<PathBuf>,
+    /// The encoder [default: that of the weights, else resnet50]
+    #[arg(long, value_name = "ARCH", help_heading = "Model")]
+    pub(crate) arch: Option<String>,
+    /// Channels of the encoder's first layer [default: that of the weights, else 64]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) width: Option<usize>,
+    /// Epochs of pretraining on all training pictures where there are no weights [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) pretrain_epochs: Option<u64>,
+    /// Epochs on the first half of the training pictures [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<u64>,
+    /// Pictures in a batch [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// What everything random is drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Threads that make views ahead of the training; 0 makes them between its steps [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) workers: Option<usize>,
+    /// The share of the training pictures whose labels the linear evaluation learns from [default: 0.1]
+    #[arg(long, value_name = "SHARE", help_heading = "Linear evaluation")]
+    pub(crate) labels: Option<f64>,
+    /// Epochs of the linear evaluation [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Linear evaluation")]
+    pub(crate) linear_epochs: Option<u64>,
+    /// Pictures in a batch of the linear evaluation [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Linear evaluation")]
+    pub(crate) linear_batch: Option<usize>,
+    /// Leave the encoder in training mode during the linear evaluation, as the course does
+    #[arg(long, help_heading = "Linear evaluation")]
+    pub(crate) batch_statistics: bool,
+    /// The experiment's folder [default: a new one under runs/]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub(crate) run: Option<PathBuf>,
+    /// Go on with the experiment of --run where it was interrupted, with its settings
+    #[arg(long, requires = "run", help_heading = "Run")]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+impl Cs231nArguments {
+    /// What is said of the training, as `pretrain` takes it.
+    pub(crate) fn training(&self) -> PretrainArguments {
+        PretrainArguments {
+            arch: self.arch.clone(),
+            width: self.width,
+            epochs: self.epochs,
+            batch: self.batch,
+            lr: self.lr,
+            seed: self.seed,
+            data: DataArguments { data_dir: self.data_dir.clone(), ..DataArguments::default() },
+            machine: self.machine.clone(),
+            ..PretrainArguments::default()
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -1,5 +1,6 @@
 //! The settings of a run, all of them, validated.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -40,6 +41,9 @@ pub(crate) struct Config {
     pub(crate) precision: Precision,
     /// Where it runs.
     pub(crate) device: String,
+    /// Weights to begin with, in place of random ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) init: Option<PathBuf>,
     /// Passes over the training pictures.
     pub(crate) epochs: u64,
     /// Pictures in a batch.
@@ -107,6 +111,7 @@ impl Default for Config {
             views: Views::Separate,
             precision: Precision::F32,
             device: "auto".into(),
+            init: None,
             epochs: 100,
             batch: 128,
             optimizer: Optimizer::Adam,
@@ -154,6 +159,9 @@ impl Config {
         if arguments.data.subset.is_some() {
             self.subset = arguments.data.subset;
         }
+        if arguments.init.is_some() {
+            self.init.clone_from(&arguments.init);
+        }
         if arguments.no_color_jitter {
             self.augmentation.jitter_probability = 0.0;
         }
@@ -200,6 +208,12 @@ impl Config {
         self.model().map(drop)
     }
 
+    /// These settings with the encoder and the sizes of a model.
+    #[must_use]
+    pub(crate) fn of_model(self, model: &ModelConfig) -> Self {
+        Self { arch: model.arch.to_string(), width: model.width, feature_dim: model.feature_dim, ..self }
+    }
+
     /// The model that these settings mean.
     ///
     /// # Errors
@@ -222,16 +236,30 @@ impl Config {
             anyhow!("{}: line {line}: not the settings of a run: {}", path.display(), error.message().trim_end())
         })
     }
+}
 
-    /// The names of the settings in which two runs differ, with both values: what resuming refuses.
-    pub(crate) fn differences(&self, other: &Self) -> anyhow::Result<Vec<String>> {
-        let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
-        let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
-        // Another version of the program is not another setting.
-        let differing = keys.into_iter().filter(|key| key.as_str() != "program" && ours.get(*key) != theirs.get(*key));
-        let show = |value: Option<&toml::Value>| value.map_or("unset".to_owned(), ToString::to_string);
-        Ok(differing.map(|key| format!("{key} is {}, was {}", show(theirs.get(key)), show(ours.get(key)))).collect())
-    }
+/// The names of the settings in which two runs differ, with both values: what resuming refuses.
+///
+/// # Errors
+/// If settings cannot be written as TOML.
+pub(crate) fn differences(old: &impl Serialize, new: &impl Serialize) -> anyhow::Result<Vec<String>> {
+    let [old, new]: [BTreeMap<String, String>; 2] =
+        [toml::Table::try_from(old)?, toml::Table::try_from(new)?].map(|table| flat(&table).into_iter().collect());
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    // Another version of the program is not another setting.
+    let is_program = |name: &str| name.rsplit('.').next() == Some("program");
+    let differing = names.into_iter().filter(|name| !is_program(name) && old.get(*name) != new.get(*name));
+    let show = |value: Option<&String>| value.map_or("unset".to_owned(), Clone::clone);
+    Ok(differing.map(|name| format!("{name} is {}, was {}", show(new.get(name)), show(old.get(name)))).collect())
+}
+
+/// Every setting and its value, those of inner tables as `table.setting`.
+pub(crate) fn flat(table: &toml::Table) -> Vec<(String, String)> {
+    let rows = table.iter().flat_map(|(key, value)| match value {
+        toml::Value::Table(inner) => flat(inner).into_iter().map(|(name, v)| (format!("{key}.{name}"), v)).collect(),
+        _ => vec![(key.clone(), value.to_string())],
+    });
+    rows.collect()
 }
 
 fn check(holds: bool, flag: &str, found: impl std::fmt::Display, expected: &str) -> Result<(), Usage> {
@@ -307,7 +335,7 @@ mod tests {
     fn differences_are_named_with_both_values() {
         let old = Config::default();
         let new = Config { batch: 64, subset: Some(9), program: "other 9".into(), ..old.clone() };
-        assert_eq!(old.differences(&new).unwrap(), ["batch is 64, was 128", "subset is 9, was unset"]);
-        assert!(old.differences(&old).unwrap().is_empty());
+        assert_eq!(differences(&old, &new).unwrap(), ["batch is 64, was 128", "subset is 9, was unset"]);
+        assert!(differences(&old, &old).unwrap().is_empty());
     }
 }

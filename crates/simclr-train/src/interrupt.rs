@@ -9,10 +9,15 @@ use signal_hook::flag;
 
 /// Whether somebody asked the program to stop.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt {
+    asked: Arc<AtomicBool>,
+    /// Whether there is nothing to finish or to keep.
+    at_once: Arc<AtomicBool>,
+}
 
 impl Interrupt {
-    /// Listens from now on. The first signal is remembered; a second one ends the program at once with status 130.
+    /// Listens from now on. The first signal is remembered; a second one ends the program at once with status 130, as does the
+    /// first where nothing would be lost ([`Self::at_once`]).
     ///
     /// # Errors
     /// If the system refuses the handlers.
@@ -20,13 +25,22 @@ impl Interrupt {
         let asked = Self::default();
         for signal in [SIGINT, SIGTERM] {
             // In this order: the signal that sets the flag must not see it set.
-            flag::register_conditional_shutdown(signal, 130, asked.0.clone()).context("cannot listen to signals")?;
-            flag::register(signal, asked.0.clone()).context("cannot listen to signals")?;
+            let conditions = [&asked.asked, &asked.at_once];
+            for condition in conditions {
+                flag::register_conditional_shutdown(signal, 130, condition.clone())
+                    .context("cannot listen to signals")?;
+            }
+            flag::register(signal, asked.asked.clone()).context("cannot listen to signals")?;
         }
         Ok(asked)
     }
 
     pub(crate) fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a signal may end the program at once: everything that was trained is in a checkpoint.
+    pub(crate) fn at_once(&self, nothing_to_lose: bool) {
+        self.at_once.store(nothing_to_lose, Ordering::Relaxed);
     }
 }

@@ -7,13 +7,18 @@ mod bench;
 mod checkpoint;
 mod cli;
 mod config;
+mod course_report;
+mod cs231n;
 mod data_sets;
 mod evaluate;
 mod fetch;
 mod interrupt;
 mod knn;
+mod linear;
 mod machine;
+mod meter;
 mod metrics;
+mod monitor;
 mod output;
 mod plot;
 mod preset;
@@ -80,6 +85,8 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         None => pretrain::command(&cli.quick, true, output),
         Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, output),
         Some(Command::Knn(arguments)) => knn::command(arguments, output),
+        Some(Command::Linear(arguments)) => linear::command(arguments, output),
+        Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Bench(BenchCommand::Step(arguments))) => bench::step(arguments, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }

@@ -39,14 +39,16 @@ pub(crate) enum Event {
         /// The mean loss of the epoch.
         loss: f64,
     },
-    /// A kNN test on the held-out labels.
+    /// A kNN test: on the held-out labels, or as the course does on the test split.
     Knn {
-        /// Steps taken in all; 0 is the random encoder.
+        /// Steps taken in all; 0 is before training.
         step: u64,
         /// Epochs finished.
         epoch: u64,
         /// Top-1 accuracy, a fraction.
         top1: f64,
+        /// Top-5 accuracy, a fraction.
+        top5: f64,
     },
 }
 

@@ -1,12 +1,13 @@
 //! The main job: sample, augment, encode, contrast, step, report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, Tensor};
 use simclr_data::{Loader, LoaderConfig, Normalization, PairBatch, Pictures, Split, TrainTransform};
+use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
 use simclr_model::Model;
 use simclr_ops::Context;
@@ -14,11 +15,13 @@ use simclr_optim::{Adam, AdamConfig};
 
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::cli::PretrainArguments;
-use crate::config::{Config, Views};
+use crate::config::{Config, Views, differences};
 use crate::evaluate::{KnnSets, sample_batch};
 use crate::interrupt::Interrupt;
 use crate::machine;
+use crate::meter::Meter;
 use crate::metrics::{Event, Metrics};
+use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::progress::{Progress, human};
 use crate::run_folder::RunFolder;
@@ -26,7 +29,7 @@ use crate::summary::{self, Outcome};
 use crate::{Ending, Usage, preset};
 
 /// Side of the views.
-const SIZE: u32 = 32;
+pub(crate) const SIZE: u32 = 32;
 
 /// Steps between two lines of the metrics.
 const STEPS_PER_EVENT: u64 = 10;
@@ -42,10 +45,15 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         (None, true) => preset::quick(&arguments.data.data_dir.clone().unwrap_or_else(|| Config::default().data_dir)),
         (None, false) => Config::default(),
     };
+    let base = match &arguments.init {
+        // The file says what it is; what is typed beside it must agree.
+        Some(path) if saved.is_none() => base.of_model(Model::load(path, &Device::Cpu, &Context::new())?.config()),
+        _ => base,
+    };
     let config = base.clone().overridden(arguments)?;
     config.validate()?;
     if let Some((run, _)) = &saved {
-        let changed = base.differences(&config)?;
+        let changed = differences(&base, &config)?;
         if !changed.is_empty() {
             let run = run.path().display();
             return Err(
@@ -68,7 +76,8 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         }
     };
     let interrupt = Interrupt::listen()?;
-    let mut training = Training::begin(&config, &run, &device, loader, output)?;
+    let monitor = Monitor::held_out(&config, &train)?;
+    let mut training = Training::begin(&config, &run, &device, loader, monitor, output)?;
     if fresh {
         output.say(format!(
             "{}, {} parameters, on {} pictures of {} (labels unseen); batch {}, {} epochs of {} steps; run {}",
@@ -91,14 +100,10 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     } else {
         output.say(format!("going on with {} from step {}", run.path().display(), training.state.step));
     }
-    let held_out = KnnSets::held_out(&train, config.holdout)?;
-    match training.run(&held_out, &interrupt, arguments.max_steps, output)? {
-        Stop::Finished => {}
+    match training.run(&interrupt, arguments.max_steps, output)? {
+        Stop::Finished => interrupt.at_once(true),
         Stop::Interrupted => {
-            let checkpoint = training.save()?;
-            let run = run.path().display();
-            output.say(format!("interrupted at step {}; checkpoint {}", training.state.step, checkpoint.display()));
-            output.say(format!("go on with: simclr-train pretrain --run {run} --resume"));
+            training.keep(&format!("simclr-train pretrain --run {} --resume", run.path().display()), output)?;
             return Ok(Ending::Interrupted);
         }
         Stop::EnoughSteps => {
@@ -121,6 +126,42 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     };
     summary::finish(&run, &config, &outcome, train.as_ref(), &transform(&config)?, output)?;
     Ok(Ending::Done)
+}
+
+/// Trains one stage of an experiment to its end and returns where it stands, or none if it was interrupted.
+///
+/// A stage is a run of its own in the folder `path`; it goes on from its newest checkpoint if it has one. `go_on` is the command
+/// that an interrupted experiment goes on with.
+pub(crate) fn stage(
+    config: &Config,
+    path: &Path,
+    train: &Arc<dyn Pictures>,
+    monitor: Monitor,
+    interrupt: &Interrupt,
+    (workers, go_on): (Option<usize>, &str),
+    output: &Output,
+) -> anyhow::Result<Option<(RunFolder, State)>> {
+    let run = match RunFolder::open(path)? {
+        None => RunFolder::create(path, config)?,
+        Some((run, saved)) => {
+            let changed = differences(&saved, config)?;
+            if !changed.is_empty() {
+                bail!("{} has other settings: {}", path.display(), changed.join("; "));
+            }
+            run
+        }
+    };
+    let device = machine::device(&config.device)?;
+    let loader = loader(config, train, workers)?;
+    let mut training = Training::begin(config, &run, &device, loader, monitor, output)?;
+    interrupt.at_once(false);
+    let stop = training.run(interrupt, None, output)?;
+    if let Stop::Interrupted = stop {
+        training.keep(go_on, output)?;
+        return Ok(None);
+    }
+    interrupt.at_once(true);
+    Ok(Some((run, training.state)))
 }
 
 fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option<usize>) -> anyhow::Result<Loader> {
@@ -153,6 +194,7 @@ struct Training<'a> {
     optimizer: Adam,
     state: State,
     metrics: Metrics,
+    monitor: Monitor,
     checkpoints: Checkpoints,
 }
 
@@ -163,6 +205,7 @@ impl<'a> Training<'a> {
         run: &RunFolder,
         device: &'a Device,
         loader: Loader,
+        monitor: Monitor,
         output: &Output,
     ) -> anyhow::Result<Self> {
         let (ctx, checkpoints) = (Context::new(), Checkpoints::new(run.checkpoints()));
@@ -179,25 +222,22 @@ impl<'a> Training<'a> {
                 (model, optimizer, state)
             }
             None => {
-                let model = Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?;
+                let model = match &config.init {
+                    Some(path) => initial(config, path, device, &ctx)?,
+                    None => Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?,
+                };
                 let optimizer = Adam::new(model.parameters(), settings, &ctx)?;
                 (model, optimizer, State::default())
             }
         };
         let metrics = Metrics::open(&run.metrics(), state.step)?;
-        Ok(Self { config, device, loader, model, optimizer, state, metrics, checkpoints })
+        Ok(Self { config, device, loader, model, optimizer, state, metrics, monitor, checkpoints })
     }
 
     /// Trains to the last epoch, or until somebody or something says stop.
-    fn run(
-        &mut self,
-        held_out: &KnnSets,
-        interrupt: &Interrupt,
-        max_steps: Option<u64>,
-        output: &Output,
-    ) -> anyhow::Result<Stop> {
-        if self.state.step == 0 {
-            self.test_held_out(held_out, output)?;
+    fn run(&mut self, interrupt: &Interrupt, max_steps: Option<u64>, output: &Output) -> anyhow::Result<Stop> {
+        if self.state.step == 0 && self.monitor.is_due(0, self.config.epochs) {
+            self.test(output)?;
         }
         let steps = self.loader.batches_per_epoch() as u64 * self.config.epochs;
         while self.state.epoch < self.config.epochs {
@@ -220,7 +260,7 @@ impl<'a> Training<'a> {
                     return Ok(Stop::EnoughSteps);
                 }
             }
-            self.end_epoch(held_out, &mut progress, output)?;
+            self.end_epoch(&mut progress, output)?;
         }
         Ok(Stop::Finished)
     }
@@ -248,7 +288,7 @@ impl<'a> Training<'a> {
         Ok(value)
     }
 
-    fn end_epoch(&mut self, held_out: &KnnSets, progress: &mut Progress, output: &Output) -> anyhow::Result<()> {
+    fn end_epoch(&mut self, progress: &mut Progress, output: &Output) -> anyhow::Result<()> {
         let loss = self.mean_loss();
         self.state.epoch += 1;
         let (epoch, epochs) = (self.state.epoch, self.config.epochs);
@@ -256,30 +296,31 @@ impl<'a> Training<'a> {
         self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss })?;
         (self.state.batch, self.state.loss_sum, self.state.last_epoch_loss) = (0, 0.0, Some(loss));
         let last = epoch == epochs;
-        let tested = self.config.knn_every > 0 && (last || epoch.is_multiple_of(self.config.knn_every));
-        let improved = tested && self.test_held_out(held_out, output)?;
+        let improved = self.monitor.is_due(epoch, epochs) && self.test(output)?;
         if last || improved || epoch.is_multiple_of(self.config.checkpoint_every) {
             self.save()?;
         }
         Ok(())
     }
 
-    /// kNN on the held-out labels; whether it is the best so far.
-    fn test_held_out(&mut self, held_out: &KnnSets, output: &Output) -> anyhow::Result<bool> {
-        if self.config.knn_every == 0 {
-            return Ok(false);
-        }
-        let [protocol, _] = held_out.protocols(self.config.knn_k, self.config.knn_temperature, &Output::silent());
-        let top1 = held_out.test_model(&self.model, &[protocol], "held-out kNN", output)?[0].top1;
+    /// The monitor's kNN test; whether it is the best so far.
+    fn test(&mut self, output: &Output) -> anyhow::Result<bool> {
         let (step, epoch) = (self.state.step, self.state.epoch);
-        self.metrics.add(&Event::Knn { step, epoch, top1 })?;
-        let of = if step == 0 { "the random encoder".to_owned() } else { format!("epoch {epoch}") };
-        output.say(format!("kNN on held-out training labels, {of}: {:.2} %", 100.0 * top1));
+        let KnnResult { top1, top5, .. } = self.monitor.test(&self.model, epoch, self.config.epochs, output)?;
+        self.metrics.add(&Event::Knn { step, epoch, top1, top5 })?;
         let improved = step > 0 && self.state.best.is_none_or(|(best, _)| top1 > best);
         if improved {
             self.state.best = Some((top1, step));
         }
         Ok(improved)
+    }
+
+    /// Keeps everything of an interrupted run, and says how to go on.
+    fn keep(&self, go_on: &str, output: &Output) -> anyhow::Result<()> {
+        let checkpoint = self.save()?;
+        output.say(format!("interrupted at step {}; checkpoint {}", self.state.step, checkpoint.display()));
+        output.say(format!("go on with: {go_on}"));
+        Ok(())
     }
 
     fn save(&self) -> anyhow::Result<PathBuf> {
@@ -336,11 +377,21 @@ impl<'a> Training<'a> {
         model.features(&pictures)?;
         let per_picture = began.elapsed().div_f64(pictures.dim(0)? as f64);
         let steps = self.loader.batches_per_epoch() as u64 * config.epochs;
-        let held_out = KnnSets::held_out(train, config.holdout)?;
-        let tests = config.epochs.checked_div(config.knn_every).map_or(0, |tests| tests + 1);
-        let embedded = 2 * (train.len() + test.len()) + tests as usize * (held_out.bank.len() + held_out.queries.len());
+        let embedded = 2 * (train.len() + test.len()) + self.monitor.pictures_in_all(config.epochs);
         Ok(times[1].mul_f64(steps as f64) + per_picture.mul_f64(embedded as f64))
     }
+}
+
+/// The model of `--init`, which must be the one of the settings.
+fn initial(config: &Config, path: &Path, device: &Device, ctx: &Context) -> anyhow::Result<Model> {
+    let model = Model::load(path, device, ctx)?;
+    let file = Config::default().of_model(model.config());
+    let describe = |c: &Config| format!("{} of width {} with {} features", c.arch, c.width, c.feature_dim);
+    if (&file.arch, file.width, file.feature_dim) != (&config.arch, config.width, config.feature_dim) {
+        let (found, wanted) = (describe(&file), describe(config));
+        return Err(Usage(format!("--init {} is a {found}, the settings say {wanted}", path.display())).into());
+    }
+    Ok(model)
 }
 
 /// NT-Xent of a batch of pairs.
@@ -354,48 +405,4 @@ pub(crate) fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Co
         }
     };
     Ok(nt_xent(&left, &right, config.temperature)?)
-}
-
-/// Speed over the steps since it was started.
-struct Meter {
-    last: Instant,
-    wait: Duration,
-    work: Duration,
-    pairs: usize,
-}
-
-impl Meter {
-    fn start() -> Self {
-        Self { last: Instant::now(), wait: Duration::ZERO, work: Duration::ZERO, pairs: 0 }
-    }
-
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        let lap = now - self.last;
-        self.last = now;
-        lap
-    }
-
-    /// Seconds spent waiting for a batch.
-    fn data_came(&mut self) -> f64 {
-        let lap = self.lap();
-        self.wait += lap;
-        lap.as_secs_f64()
-    }
-
-    /// Seconds that the step took.
-    fn step_ended(&mut self, pairs: usize) -> f64 {
-        let lap = self.lap();
-        self.work += lap;
-        self.pairs += pairs;
-        lap.as_secs_f64()
-    }
-
-    fn pairs_per_second(&self) -> f64 {
-        self.pairs as f64 / (self.wait + self.work).as_secs_f64().max(f64::MIN_POSITIVE)
-    }
-
-    fn data_wait_share(&self) -> f64 {
-        self.wait.as_secs_f64() / (self.wait + self.work).as_secs_f64().max(f64::MIN_POSITIVE)
-    }
 }

@@ -22,7 +22,7 @@ impl RunFolder {
     /// # Errors
     /// [`Usage`] if `path` is a run already; if nothing can be written there.
     pub(crate) fn create(path: &Path, config: &Config) -> anyhow::Result<Self> {
-        let run = Self { path: path.to_owned() };
+        let run = Self::at(path);
         if run.config().exists() {
             return Err(Usage(format!(
                 "--run is {0}, which has a run already: give another folder, or go on with --run {0} --resume",
@@ -36,12 +36,17 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// The paths of `path`, whatever is there.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// An existing run and its settings, or none if there is nothing yet.
     ///
     /// # Errors
     /// If the folder holds something that is no run, or cannot be read.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Option<(Self, Config)>> {
-        let run = Self { path: path.to_owned() };
+        let run = Self::at(path);
         match fs::metadata(run.config()) {
             Ok(_) => Ok(Some((run.clone(), Config::load(&run.config())?))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -51,8 +56,13 @@ impl RunFolder {
 
     /// A new name under `runs/`: what is trained on what, and when it began (UTC).
     pub(crate) fn fresh_path(config: &Config) -> PathBuf {
+        Self::fresh_named(&format!("{}-{}", config.data, config.arch))
+    }
+
+    /// A new name under `runs/` that begins with `what`.
+    pub(crate) fn fresh_named(what: &str) -> PathBuf {
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let name = format!("{}-{}-{}", config.data, config.arch, timestamp(seconds));
+        let name = format!("{what}-{}", timestamp(seconds));
         let runs = Path::new("runs");
         // Two runs may begin in one second.
         (1..)

@@ -10,7 +10,7 @@ use simclr_eval::KnnResult;
 
 use crate::Ending;
 use crate::checkpoint::State;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::evaluate::{describe, to_json};
 use crate::metrics::{self, Event};
 use crate::output::Output;
@@ -157,14 +157,6 @@ fn report(
     plots: Vec<Plot>,
     sheet_png: Option<Vec<u8>>,
 ) -> anyhow::Result<Report> {
-    let settings = toml::Table::try_from(config)?;
-    let mut rows = Vec::new();
-    for (key, value) in &settings {
-        match value {
-            toml::Value::Table(inner) => rows.extend(inner.iter().map(|(k, v)| (format!("{key}.{k}"), v.to_string()))),
-            _ => rows.push((key.clone(), value.to_string())),
-        }
-    }
     let best = outcome.state.best.map(|(top1, step)| {
         format!("The best checkpoint by kNN on held-out training labels is that of step {step}: {:.2} %. The test results above are of the last one.", 100.0 * top1)
     });
@@ -186,7 +178,7 @@ fn report(
         ),
         command: command(config),
         results: outcome.table(),
-        settings: rows,
+        settings: config::flat(&toml::Table::try_from(config)?),
         plots,
         notes: best
             .into_iter()
@@ -216,6 +208,7 @@ fn command(config: &Config) -> String {
     add("--arch", config.arch.clone(), String::new());
     add("--width", config.width.to_string(), default.width.to_string());
     add("--feature-dim", config.feature_dim.to_string(), default.feature_dim.to_string());
+    add("--init", config.init.as_ref().map_or(String::new(), |path| path.display().to_string()), String::new());
     add("--views", name(&config.views), name(&default.views));
     add("--epochs", config.epochs.to_string(), String::new());
     add("--batch", config.batch.to_string(), String::new());
@@ -275,6 +268,7 @@ mod tests {
             batch: 64,
             views: crate::config::Views::Joint,
             learning_rate: 3e-4,
+            init: Some("a.safetensors".into()),
             seed: 7,
             knn_every: 2,
             augmentation: simclr_data::Recipe { jitter_probability: 0.0, ..Default::default() },

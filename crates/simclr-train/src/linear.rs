@@ -1,0 +1,186 @@
+//! `simclr-train linear`: what one linear layer reads from a checkpoint's features.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use candle_core::DType;
+use serde_json::{Value, json};
+use simclr_data::{Normalization, Pictures, Split, Subset, TrainTransform, compute_test_transform};
+use simclr_eval::{
+    BatchStatistics, FeatureExtractor, Frozen, LinearConfig, LinearEvent, LinearResult, RawPixels, Score, linear,
+};
+use simclr_model::Model;
+use simclr_ops::Context;
+
+use crate::cli::LinearArguments;
+use crate::config::Config;
+use crate::output::Output;
+use crate::pretrain::SIZE;
+use crate::progress::Progress;
+use crate::report::Table;
+use crate::run_folder::write_whole;
+use crate::{Ending, Usage, checkpoint, machine};
+
+/// The pictures of a linear evaluation and how it is done.
+pub(crate) struct LinearTest {
+    train: Arc<dyn Pictures>,
+    test: Arc<dyn Pictures>,
+    transform: TrainTransform,
+    config: LinearConfig,
+    /// Whether the encoder is left in training mode, as the course does.
+    batch_statistics: bool,
+}
+
+impl LinearTest {
+    /// With the labels of the first `share` of `train`.
+    ///
+    /// # Errors
+    /// [`Usage`] if that is not a share, or not a single picture.
+    pub(crate) fn new(
+        train: &Arc<dyn Pictures>,
+        share: f64,
+        test: Arc<dyn Pictures>,
+        config: LinearConfig,
+        batch_statistics: bool,
+    ) -> anyhow::Result<Self> {
+        let labels = (train.len() as f64 * share).round() as usize;
+        if !(share > 0.0 && share <= 1.0) || labels == 0 {
+            let (name, len) = (train.name(), train.len());
+            return Err(Usage(format!(
+                "--labels is {share}, expected a share above 0 and up to 1, and at least one of the {len} pictures of {name}"
+            ))
+            .into());
+        }
+        let transform = TrainTransform::new(simclr_data::Recipe::default(), SIZE, Normalization::CIFAR10, config.seed)?;
+        let train = Arc::new(Subset::first(train.clone(), labels)?);
+        Ok(Self { train, test, transform, config, batch_statistics })
+    }
+
+    /// Pictures whose labels are learned from.
+    pub(crate) fn labels(&self) -> usize {
+        self.train.len()
+    }
+
+    /// The pixels themselves.
+    pub(crate) fn raw_pixels(&self, output: &Output) -> anyhow::Result<LinearResult> {
+        self.run(&RawPixels, "raw pixels", output)
+    }
+
+    /// An encoder's features. Frozen, it is proven to be the same afterwards, to the bit.
+    ///
+    /// In the course's way its running statistics drift: it is a model to throw away afterwards.
+    pub(crate) fn encoder(&self, model: &Model, title: &str, output: &Output) -> anyhow::Result<LinearResult> {
+        if self.batch_statistics {
+            return self.run(&BatchStatistics(model), title, output);
+        }
+        let before = model.fingerprint()?;
+        let result = self.run(&Frozen(model), title, output)?;
+        let after = model.fingerprint()?;
+        ensure!(before == after, "the {title} encoder changed while it was evaluated: SHA-256 {before} became {after}");
+        output.say(format!("{title} encoder: frozen, not a bit of it changed (SHA-256 {after})"));
+        Ok(result)
+    }
+
+    fn run(&self, extractor: &dyn FeatureExtractor, title: &str, output: &Output) -> anyhow::Result<LinearResult> {
+        output.say(format!("linear evaluation, {title}"));
+        let epochs = self.config.epochs;
+        let tests = if extractor.drifts() { epochs } else { 1 };
+        let pictures = epochs * self.train.len() as u64 + tests * self.test.len() as u64;
+        let mut progress = Progress::new(output, title, pictures, 0);
+        let mut hear = |event| match event {
+            LinearEvent::Encoded(count) => progress.advance(count as u64, "pictures"),
+            LinearEvent::Epoch(ended) => {
+                for (phase, Score { loss, top1, top5 }) in [("Train", ended.train), ("Test", ended.test)] {
+                    progress.say(&format!(
+                        "{phase} Epoch: [{}/{epochs}] Loss: {loss:.4} ACC@1: {:.2}% ACC@5: {:.2}%",
+                        ended.epoch,
+                        100.0 * top1,
+                        100.0 * top5
+                    ));
+                }
+            }
+        };
+        let transform = compute_test_transform();
+        let (train, test) = ((self.train.as_ref(), &self.transform), (self.test.as_ref(), &transform));
+        Ok(linear(extractor, train, test, self.train.classes().len(), &self.config, &mut hear)?)
+    }
+}
+
+/// Evaluates a checkpoint, with raw pixels and a random encoder beside it.
+pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::Result<Ending> {
+    let (weights, settings) = checkpoint::find(&arguments.checkpoint)?;
+    let settings = settings.unwrap_or_default();
+    let data = arguments.data.data.as_deref().map_or(Ok(settings.data), str::parse)?;
+    let data_dir = arguments.data.data_dir.clone().unwrap_or(settings.data_dir);
+    // Another data set has another length: the run's subset only belongs to its own.
+    let own_subset = if data == settings.data { settings.subset } else { None };
+    let subset = arguments.data.subset.or(own_subset);
+    let course = LinearConfig::COURSE;
+    let config = LinearConfig {
+        epochs: arguments.epochs.unwrap_or(course.epochs),
+        batch: arguments.batch.unwrap_or(course.batch),
+        learning_rate: arguments.lr.unwrap_or(course.learning_rate),
+        weight_decay: arguments.weight_decay.unwrap_or(course.weight_decay),
+        seed: arguments.seed.unwrap_or(course.seed),
+    };
+    Config {
+        epochs: config.epochs,
+        learning_rate: config.learning_rate,
+        weight_decay: config.weight_decay,
+        subset,
+        ..Config::default()
+    }
+    .validate()?;
+    if config.batch == 0 {
+        return Err(Usage("--batch is 0, expected at least 1".into()).into());
+    }
+    machine::use_threads(arguments.machine.threads)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    let model = Model::load(&weights, &device, &Context::new())?;
+    let train = data.open(&data_dir, Split::Train, subset, output)?;
+    let test = data.open(&data_dir, Split::Test, None, output)?;
+    let share = arguments.labels.unwrap_or(0.1);
+    let test = LinearTest::new(&train, share, test, config, arguments.batch_statistics)?;
+
+    let mut results = Vec::new();
+    if !arguments.no_baselines {
+        let random = Model::new(model.config(), config.seed, DType::F32, &device, &Context::new())?;
+        results.push(("raw pixels", test.raw_pixels(output)?));
+        results.push(("random encoder", test.encoder(&random, "random", output)?));
+    }
+    let fingerprint = model.fingerprint()?;
+    let result = test.encoder(&model, "trained", output)?;
+
+    let mut object = to_json(&result);
+    object["data"] = json!(data);
+    object["checkpoint"] = json!(weights);
+    object["encoder_sha256"] = json!(fingerprint);
+    object["batch_statistics"] = json!(arguments.batch_statistics);
+    for (name, baseline) in &results {
+        object[name.replace(' ', "_")] = to_json(baseline);
+    }
+    results.push(("trained", result));
+    if let Some(path) = &arguments.out {
+        write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+    }
+    let percent = |x: f64| format!("{:.2} %", 100.0 * x);
+    let rows = results.iter().map(|(name, result)| {
+        let Score { top1, top5, .. } = result.last();
+        vec![(*name).to_owned(), percent(top1), percent(top5)]
+    });
+    let columns = [format!("{data}, linear on {} labels", test.labels()), "top-1".into(), "top-5".into()];
+    output.result(Table { columns: columns.into(), rows: rows.collect() }.text(), &object);
+    Ok(Ending::Done)
+}
+
+/// A result as `--json` prints it: the last epoch's, and all of them.
+pub(crate) fn to_json(result: &LinearResult) -> Value {
+    let score = |s: Score| json!({ "loss": s.loss, "top1": s.top1, "top5": s.top5 });
+    let Score { top1, top5, .. } = result.last();
+    let epochs: Vec<Value> = result
+        .epochs
+        .iter()
+        .map(|e| json!({ "epoch": e.epoch, "train": score(e.train), "test": score(e.test) }))
+        .collect();
+    json!({ "top1": top1, "top5": top5, "labels": result.labels, "queries": result.queries, "epochs": epochs })
+}

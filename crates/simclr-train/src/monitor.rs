@@ -1,0 +1,68 @@
+//! The kNN test that a run takes while it trains, and by which its best checkpoint is chosen.
+
+use std::sync::Arc;
+
+use simclr_data::Pictures;
+use simclr_eval::{KnnProtocol, KnnResult};
+use simclr_model::Model;
+
+use crate::config::Config;
+use crate::evaluate::KnnSets;
+use crate::output::Output;
+
+/// Which pictures are asked about, how, and how often.
+pub(crate) struct Monitor {
+    sets: KnnSets,
+    protocol: KnnProtocol,
+    /// Epochs between two tests; 0 for none.
+    every: u64,
+    /// Whether this is the course's test, on the test split and in the course's words.
+    is_course: bool,
+}
+
+impl Monitor {
+    /// The end of the training split asks, its beginning answers: the test split stays unseen.
+    pub(crate) fn held_out(config: &Config, train: &Arc<dyn Pictures>) -> anyhow::Result<Self> {
+        let sets = KnnSets::held_out(train, config.holdout)?;
+        Ok(Self::new(config, sets, config.knn_every, false))
+    }
+
+    /// The course's: the whole training split answers the test split after every epoch, and so the best checkpoint is chosen
+    /// on the test split.
+    pub(crate) fn course(config: &Config, bank: Arc<dyn Pictures>, queries: Arc<dyn Pictures>) -> Self {
+        Self::new(config, KnnSets { bank, queries }, 1, true)
+    }
+
+    fn new(config: &Config, sets: KnnSets, every: u64, is_course: bool) -> Self {
+        let [protocol, _] = sets.protocols(config.knn_k, config.knn_temperature, &Output::silent());
+        Self { sets, protocol, every, is_course }
+    }
+
+    /// Whether a test is due after `epoch` of `epochs` (0: before the first).
+    pub(crate) fn is_due(&self, epoch: u64, epochs: u64) -> bool {
+        match epoch {
+            _ if self.every == 0 => false,
+            0 => !self.is_course,
+            _ => epoch == epochs || epoch.is_multiple_of(self.every),
+        }
+    }
+
+    /// Pictures that are encoded in all tests of a run.
+    pub(crate) fn pictures_in_all(&self, epochs: u64) -> usize {
+        let tests = (0..=epochs).filter(|&epoch| self.is_due(epoch, epochs)).count();
+        tests * (self.sets.bank.len() + self.sets.queries.len())
+    }
+
+    /// Tests the model after `epoch` and says how it went.
+    pub(crate) fn test(&self, model: &Model, epoch: u64, epochs: u64, output: &Output) -> anyhow::Result<KnnResult> {
+        let title = if self.is_course { "kNN test" } else { "held-out kNN" };
+        let result = self.sets.test_model(model, &[self.protocol], title, output)?[0];
+        let (top1, top5) = (100.0 * result.top1, 100.0 * result.top5);
+        output.say(match epoch {
+            _ if self.is_course => format!("Test Epoch: [{epoch}/{epochs}] Acc@1:{top1:.2}% Acc@5:{top5:.2}%"),
+            0 => format!("kNN on held-out training labels, before training: {top1:.2} %"),
+            _ => format!("kNN on held-out training labels, epoch {epoch}: {top1:.2} %"),
+        });
+        Ok(result)
+    }
+}
