@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::infer::InferError;
+
 /// Why a model could not be made, loaded or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -37,7 +39,15 @@ pub enum ModelError {
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
     },
-    /// The file does not say which model it belongs to.
+    /// The file does not say which model it belongs to, and its tensors do not either.
+    #[error("{}: not a model that this program knows: {source}", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// How they differ.
+        source: InferError,
+    },
+    /// What the file says of its model is wrong.
     #[error("{}: {source}", path.display())]
     Metadata {
         /// The file.

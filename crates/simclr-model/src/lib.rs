@@ -7,11 +7,14 @@ mod config;
 mod encoder;
 mod error;
 mod head;
+mod infer;
 mod init;
 mod layers;
+mod layout;
 mod model;
 mod weights;
 
 pub use config::{Arch, ModelConfig};
 pub use error::ModelError;
+pub use infer::InferError;
 pub use model::Model;

@@ -15,6 +15,7 @@ use crate::encoder::Encoder;
 use crate::error::ModelError;
 use crate::head::Head;
 use crate::layers::Pass;
+use crate::layout::layout;
 use crate::{init, weights};
 
 /// Encoder `f` and projection head `g`, the course's `Model`.
@@ -77,18 +78,20 @@ impl Model {
         Ok(Self { config: config.clone(), ctx: ctx.clone(), encoder, head, state, parameters, sink: Arc::default() })
     }
 
-    /// A model from a file that [`Model::save`] wrote; the file says which model it is.
+    /// A model from a safetensors file. A file that [`Model::save`] wrote says which model it is; of any other, names and
+    /// shapes of its tensors do. Float tensors of any width become f32.
     ///
     /// # Errors
-    /// [`ModelError::Io`], [`ModelError::Format`] or [`ModelError::Metadata`] if the file cannot be understood;
-    /// [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
+    /// [`ModelError::Io`], [`ModelError::Format`], [`ModelError::Metadata`] or [`ModelError::Unknown`] if the file cannot be
+    /// understood; [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
     pub fn load(path: &Path, device: &Device, ctx: &Context) -> std::result::Result<Self, ModelError> {
         let (config, tensors) = weights::load(path)?;
-        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
-        let problems = weights::problems(&tensors, &model.state());
+        // Before memory is taken for it: a file may claim to be of any size.
+        let problems = weights::problems(&tensors, &layout(&config)?);
         if !problems.is_empty() {
             return Err(ModelError::Entries { path: path.to_owned(), problems });
         }
+        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
         for (name, var) in &model.state {
             if let Some(tensor) = tensors.get(name) {
                 var.set(&tensor.to_dtype(var.dtype())?.to_device(device)?)?;
