@@ -12,9 +12,11 @@ mod init;
 mod layers;
 mod layout;
 mod model;
+mod pth;
 mod weights;
 
 pub use config::{Arch, ModelConfig};
 pub use error::ModelError;
 pub use infer::InferError;
 pub use model::Model;
+pub use pth::{PickleError, PthError};

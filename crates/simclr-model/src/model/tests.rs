@@ -226,7 +226,7 @@ fn bad_files_are_refused_with_their_reason() {
     let whole = std::fs::read(&path).unwrap();
     for cut in [0, 7, 100, whole.len() - 1] {
         std::fs::write(&path, &whole[..cut]).unwrap();
-        assert!(message().contains("not a safetensors file"), "{}", message());
+        assert!(message().contains("not a safetensors file and not a .pth file"), "{}", message());
     }
     let mut tensors = model(&config, DType::F32).state();
     tensors.retain(|(name, _)| name != "f.1.weight");
