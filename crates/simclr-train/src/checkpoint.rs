@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use simclr_model::Model;
 use simclr_optim::Adam;
 
-use crate::run_folder::write_whole;
+use crate::config::Config;
+use crate::run_folder::{RunFolder, write_whole};
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -179,6 +180,28 @@ pub(crate) fn follow(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     let checkpoint = path.with_file_name(name.trim());
     verify(&checkpoint)?;
     Ok(Some(checkpoint))
+}
+
+/// The weights that a path means (a run, a checkpoint or a file of weights), and the settings of their run if it has any.
+///
+/// # Errors
+/// If a run has no checkpoint yet, or the one that is meant is missing or damaged.
+pub(crate) fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
+    let run = if path.is_dir() { RunFolder::open(path)? } else { None };
+    if let Some((run, config)) = run {
+        let latest = follow(&Checkpoints::new(run.checkpoints()).latest())?;
+        let latest = latest.with_context(|| format!("{}: the run has no checkpoint yet", path.display()))?;
+        return Ok((model_path(&latest), Some(config)));
+    }
+    let named = follow(path)?;
+    if named.is_none() && !path.is_dir() {
+        return Ok((path.to_owned(), None));
+    }
+    let checkpoint = named.unwrap_or_else(|| path.to_owned());
+    // A checkpoint lies two folders below its run.
+    let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+    let config = run.map(|run| RunFolder::open(&run)).transpose()?.flatten().map(|(_, config)| config);
+    Ok((model_path(&checkpoint), config))
 }
 
 fn name(step: u64) -> String {

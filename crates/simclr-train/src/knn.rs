@@ -1,25 +1,23 @@
 //! `simclr-train knn`: evaluate a checkpoint.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Context as _;
 use serde_json::json;
 use simclr_data::Split;
 use simclr_model::Model;
 use simclr_ops::Context;
 
-use crate::checkpoint::{self, Checkpoints, model_path};
+use crate::checkpoint;
 use crate::cli::KnnArguments;
 use crate::config::Config;
 use crate::evaluate::{KnnSets, describe, to_json};
 use crate::output::Output;
 use crate::report::Table;
-use crate::run_folder::{RunFolder, write_whole};
+use crate::run_folder::write_whole;
 use crate::{Ending, Usage, machine};
 
 /// Classifies a split by its neighbours in the training split.
 pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Result<Ending> {
-    let (weights, settings) = find(&arguments.checkpoint)?;
+    let (weights, settings) = checkpoint::find(&arguments.checkpoint)?;
     let settings = settings.unwrap_or_default();
     let data = arguments.data.data.as_deref().map_or(Ok(settings.data), str::parse)?;
     let data_dir = arguments.data.data_dir.clone().unwrap_or(settings.data_dir);
@@ -63,23 +61,4 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     ];
     output.result(Table { columns: columns.into(), rows }.text(), &object);
     Ok(Ending::Done)
-}
-
-/// The weights that a path means, and the settings of their run if it has any.
-fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
-    let run = if path.is_dir() { RunFolder::open(path)? } else { None };
-    if let Some((run, config)) = run {
-        let latest = checkpoint::follow(&Checkpoints::new(run.checkpoints()).latest())?;
-        let latest = latest.with_context(|| format!("{}: the run has no checkpoint yet", path.display()))?;
-        return Ok((model_path(&latest), Some(config)));
-    }
-    let named = checkpoint::follow(path)?;
-    if named.is_none() && !path.is_dir() {
-        return Ok((path.to_owned(), None));
-    }
-    let checkpoint = named.unwrap_or_else(|| path.to_owned());
-    // A checkpoint lies two folders below its run.
-    let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
-    let config = run.map(|run| RunFolder::open(&run)).transpose()?.flatten().map(|(_, config)| config);
-    Ok((model_path(&checkpoint), config))
 }

@@ -7,6 +7,7 @@ mod bench;
 mod checkpoint;
 mod cli;
 mod config;
+mod convert;
 mod data_sets;
 mod evaluate;
 mod fetch;
@@ -80,6 +81,8 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         None => pretrain::command(&cli.quick, true, output),
         Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, output),
         Some(Command::Knn(arguments)) => knn::command(arguments, output),
+        Some(Command::Import(arguments)) => convert::import(arguments, output),
+        Some(Command::Export(arguments)) => convert::export(arguments, output),
         Some(Command::Bench(BenchCommand::Step(arguments))) => bench::step(arguments, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }
