@@ -88,16 +88,16 @@ impl ModelConfig {
     }
 
     /// # Errors
-    /// [`ModelError::Config`] naming a size of zero.
+    /// [`ModelError::Config`] naming a size of zero or one that no machine has the memory for.
     pub fn validate(&self) -> Result<(), ModelError> {
         let sizes = [
-            ("width", self.width),
-            ("feature_dim", self.feature_dim),
-            ("hidden_dim", self.hidden_dim),
-            ("head_layers", self.head_layers),
+            ("width", self.width, MAX_SIZE, SIZE),
+            ("feature_dim", self.feature_dim, MAX_SIZE, SIZE),
+            ("hidden_dim", self.hidden_dim, MAX_SIZE, SIZE),
+            ("head_layers", self.head_layers, MAX_HEAD_LAYERS, HEAD_LAYERS),
         ];
-        match sizes.into_iter().find(|(_, size)| *size == 0) {
-            Some((field, _)) => Err(ModelError::Config { field, found: "0".into(), expected: NUMBER }),
+        match sizes.into_iter().find(|(_, size, most, _)| !(1..=*most).contains(size)) {
+            Some((field, size, _, expected)) => Err(ModelError::Config { field, found: size.to_string(), expected }),
             None => Ok(()),
         }
     }
@@ -115,9 +115,11 @@ impl ModelConfig {
         HashMap::from([(METADATA_KEY.to_owned(), value)])
     }
 
-    /// The inverse of [`Self::to_metadata`].
-    pub(crate) fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, ModelError> {
-        let entry = metadata.get(METADATA_KEY).map_or("", String::as_str);
+    /// The inverse of [`Self::to_metadata`]; none if the metadata is not of this program.
+    pub(crate) fn from_metadata(metadata: &HashMap<String, String>) -> Result<Option<Self>, ModelError> {
+        let Some(entry) = metadata.get(METADATA_KEY) else {
+            return Ok(None);
+        };
         let entries: HashMap<&str, &str> = entry.split(' ').filter_map(|pair| pair.split_once('=')).collect();
         let stem: String = field(&entries, "stem", STEM)?;
         if stem != STEM {
@@ -125,14 +127,14 @@ impl ModelConfig {
         }
         let config = Self {
             arch: field(&entries, "arch", "resnet18, resnet34 or resnet50")?,
-            width: field(&entries, "width", NUMBER)?,
-            feature_dim: field(&entries, "feature_dim", NUMBER)?,
-            hidden_dim: field(&entries, "hidden_dim", NUMBER)?,
-            head_layers: field(&entries, "head_layers", NUMBER)?,
+            width: field(&entries, "width", SIZE)?,
+            feature_dim: field(&entries, "feature_dim", SIZE)?,
+            hidden_dim: field(&entries, "hidden_dim", SIZE)?,
+            head_layers: field(&entries, "head_layers", HEAD_LAYERS)?,
             head_batch_norm: field(&entries, "head_batch_norm", "true or false")?,
         };
         config.validate()?;
-        Ok(config)
+        Ok(Some(config))
     }
 }
 
@@ -147,7 +149,11 @@ fn field<T: FromStr>(
     found.parse().map_err(|_| wrong(found))
 }
 
-const NUMBER: &str = "a number of at least 1";
+/// Far above any model, far below where the number of its weights would overflow: files may claim anything.
+const MAX_SIZE: usize = 16_384;
+const SIZE: &str = "a number from 1 to 16384";
+const MAX_HEAD_LAYERS: usize = 64;
+const HEAD_LAYERS: &str = "a number from 1 to 64";
 
 /// The entry of a safetensors file's metadata that describes the model.
 const METADATA_KEY: &str = "simclr.model";
@@ -172,14 +178,17 @@ mod tests {
     fn metadata_goes_both_ways_and_its_mistakes_are_named() {
         let config = ModelConfig { width: 16, head_batch_norm: false, ..ModelConfig::new(Arch::ResNet34) };
         let metadata = config.to_metadata();
-        assert_eq!(ModelConfig::from_metadata(&metadata).unwrap(), config);
-        let message = ModelConfig::from_metadata(&HashMap::new()).unwrap_err().to_string();
-        assert!(message.contains("`stem` is missing, expected 3x3"), "{message}");
+        assert_eq!(ModelConfig::from_metadata(&metadata).unwrap(), Some(config));
+        let foreign = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        assert_eq!(ModelConfig::from_metadata(&foreign).unwrap(), None);
         let mistakes = [
             ("width=16", "width=0", "`width` is 0"),
             ("width=16", "width=many", "`width` is many"),
+            ("width=16", "width=16385", "`width` is 16385, expected a number from 1 to 16384"),
+            ("head_layers=2", "head_layers=65", "`head_layers` is 65, expected a number from 1 to 64"),
             ("arch=resnet34", "arch=vgg", "`arch` is vgg, expected resnet18"),
             ("stem=3x3", "stem=7x7", "`stem` is 7x7"),
+            ("stem=3x3", "", "`stem` is missing, expected 3x3"),
             ("head_layers=2", "", "`head_layers` is missing"),
             ("=false", "=maybe", "`head_batch_norm` is maybe, expected true or false"),
         ];

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::infer::InferError;
+use crate::pth::PthError;
+
 /// Why a model could not be made, loaded or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -29,15 +32,31 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is no safetensors file.
-    #[error("{}: not a safetensors file: {source}", path.display())]
+    /// The file is no safetensors file, and begins like no `.pth` file.
+    #[error("{}: not a safetensors file and not a .pth file: {source}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
     },
-    /// The file does not say which model it belongs to.
+    /// The file is no `.pth` file that can be read, or cannot be written as one.
+    #[error("{}: {source}", path.display())]
+    Pth {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<PthError>,
+    },
+    /// The file does not say which model it belongs to, and its tensors do not either.
+    #[error("{}: not a model that this program knows: {source}", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// How they differ.
+        source: InferError,
+    },
+    /// What the file says of its model is wrong.
     #[error("{}: {source}", path.display())]
     Metadata {
         /// The file.

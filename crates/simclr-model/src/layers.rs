@@ -78,13 +78,13 @@ pub(crate) struct BatchNorm {
 impl BatchNorm {
     pub(crate) fn new(channels: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let get = |name, init| vb.get_with_hints(channels, name, Init::Const(init));
-        let counter = vb.get_with_hints_dtype((), "num_batches_tracked", Init::Const(0.0), DType::I64)?;
+        let counter = || vb.get_with_hints_dtype((), "num_batches_tracked", Init::Const(0.0), DType::I64);
         Ok(Self {
             weight: get("weight", 1.0)?,
             bias: get("bias", 0.0)?,
             running_mean: Var::from_tensor(&get("running_mean", 0.0)?)?,
             running_var: Var::from_tensor(&get("running_var", 1.0)?)?,
-            num_batches_tracked: Var::from_tensor(&counter)?,
+            num_batches_tracked: Var::from_tensor(&counter()?)?,
         })
     }
 

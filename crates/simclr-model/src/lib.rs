@@ -7,11 +7,16 @@ mod config;
 mod encoder;
 mod error;
 mod head;
+mod infer;
 mod init;
 mod layers;
+mod layout;
 mod model;
+mod pth;
 mod weights;
 
 pub use config::{Arch, ModelConfig};
 pub use error::ModelError;
+pub use infer::InferError;
 pub use model::Model;
+pub use pth::{PickleError, PthError};

@@ -1,5 +1,6 @@
 //! The whole model: encoder and projection head.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -16,6 +17,7 @@ use crate::encoder::Encoder;
 use crate::error::ModelError;
 use crate::head::Head;
 use crate::layers::{Mode, Pass};
+use crate::layout::layout;
 use crate::{init, weights};
 
 /// Encoder `f` and projection head `g`, the course's `Model`.
@@ -78,18 +80,24 @@ impl Model {
         Ok(Self { config: config.clone(), ctx: ctx.clone(), encoder, head, state, parameters, sink: Arc::default() })
     }
 
-    /// A model from a file that [`Model::save`] wrote; the file says which model it is.
+    /// A model from a file: safetensors, or a `.pth` file of the course's model in PyTorch's zip form. The content of the
+    /// file decides which it is, not its name.
+    ///
+    /// A file that [`Model::save`] wrote says which model it is; of any other, names and shapes of its tensors do. Float
+    /// tensors of any width become f32. The counters `total_ops` and `total_params` of a FLOP counter in a `.pth` file are
+    /// passed over.
     ///
     /// # Errors
-    /// [`ModelError::Io`], [`ModelError::Format`] or [`ModelError::Metadata`] if the file cannot be understood;
-    /// [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
+    /// [`ModelError::Io`], [`ModelError::Format`], [`ModelError::Pth`], [`ModelError::Metadata`] or [`ModelError::Unknown`] if
+    /// the file cannot be understood; [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
     pub fn load(path: &Path, device: &Device, ctx: &Context) -> std::result::Result<Self, ModelError> {
         let (config, tensors) = weights::load(path)?;
-        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
-        let problems = weights::problems(&tensors, &model.state());
+        // Before memory is taken for it: a file may claim to be of any size.
+        let problems = weights::problems(&tensors, &layout(&config)?);
         if !problems.is_empty() {
             return Err(ModelError::Entries { path: path.to_owned(), problems });
         }
+        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
         for (name, var) in &model.state {
             if let Some(tensor) = tensors.get(name) {
                 var.set(&tensor.to_dtype(var.dtype())?.to_device(device)?)?;
@@ -104,6 +112,17 @@ impl Model {
     /// [`ModelError::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> std::result::Result<(), ModelError> {
         weights::save(path, &self.config, &self.state())
+    }
+
+    /// Writes all tensors as a `.pth` file, a state dict in PyTorch's order: `torch.load(path, weights_only=True)` reads it
+    /// and the course's `Model` takes it with `load_state_dict(…, strict=True)`. The file is whole or not there.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the file cannot be written.
+    pub fn save_pth(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        let mut state: BTreeMap<String, Tensor> = self.state().into_iter().collect();
+        let ordered = layout(&self.config)?.into_iter().filter_map(|(name, _)| state.remove_entry(&name));
+        weights::save_pth(path, &ordered.collect::<Vec<_>>())
     }
 
     /// Features and embeddings of pictures, both with rows of unit length: `(normalize(f(x)), normalize(g(f(x))))`.

@@ -1,21 +1,31 @@
-//! Weights in and out of safetensors files.
+//! Weights in and out of safetensors and `.pth` files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::infer::infer;
+use crate::pth;
 
 /// Writes `tensors` with the description of their model; the file is whole or not there.
 pub(crate) fn save(path: &Path, config: &ModelConfig, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
     let data = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let bytes = safetensors::serialize(data, Some(config.to_metadata()))
         .map_err(|source| ModelError::Format { path: path.to_owned(), source })?;
+    write_whole(path, &bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source })
+}
+
+/// Writes `tensors` in their order for `torch.load`; the file is whole or not there.
+pub(crate) fn save_pth(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
+    let bytes =
+        pth::write(tensors).map_err(|source| ModelError::Pth { path: path.to_owned(), source: Box::new(source) })?;
     write_whole(path, &bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source })
 }
 
@@ -36,20 +46,32 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// The tensors of a file and the model that they belong to.
+/// The tensors of a file, whichever of the two formats it has, and the model that they belong to: the one that the file
+/// names, or else the one whose names and shapes they have.
 pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
-    let format = |source| ModelError::Format { path: path.to_owned(), source };
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(format)?;
-    let config = ModelConfig::from_metadata(metadata.metadata().as_ref().unwrap_or(&HashMap::new()))
-        .map_err(|source| ModelError::Metadata { path: path.to_owned(), source: Box::new(source) })?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(&bytes).map_err(format)?.iter() {
-        let dtype = view.dtype().try_into()?;
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        tensors.insert(name.to_owned(), tensor);
-    }
+    let metadata = |source| ModelError::Metadata { path: path.to_owned(), source: Box::new(source) };
+    let (config, tensors) = if pth::is_pth(&bytes) {
+        (None, pth::read(&bytes).map_err(|source| ModelError::Pth { path: path.to_owned(), source: Box::new(source) })?)
+    } else {
+        let format = |source| ModelError::Format { path: path.to_owned(), source };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
+        let config = header.metadata().as_ref().map(ModelConfig::from_metadata).transpose().map_err(metadata)?;
+        (config.flatten(), tensors(&SafeTensors::deserialize(&bytes).map_err(format)?)?)
+    };
+    let config = match config {
+        Some(config) => config,
+        None => infer(&tensors).map_err(|source| ModelError::Unknown { path: path.to_owned(), source })?,
+    };
+    config.validate().map_err(metadata)?;
     Ok((config, tensors))
+}
+
+fn tensors(file: &SafeTensors<'_>) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let tensor = |view: &TensorView<'_>| -> Result<Tensor, ModelError> {
+        Ok(Tensor::from_raw_buffer(view.data(), view.dtype().try_into()?, view.shape(), &Device::Cpu)?)
+    };
+    file.iter().map(|(name, view)| Ok((name.to_owned(), tensor(&view)?))).collect()
 }
 
 /// Every difference between the names, shapes and types of `found` and those of `expected`.
@@ -68,6 +90,7 @@ pub(crate) fn problems(found: &BTreeMap<String, Tensor>, expected: &[(String, Te
         }
     }
     let unexpected = found.keys().filter(|name| !expected.iter().any(|(expected, _)| &expected == name));
-    problems.extend(unexpected.map(|name| format!("unexpected {name}")));
+    // These names can be anything, control characters among them.
+    problems.extend(unexpected.map(|name| format!("unexpected {}", name.escape_debug())));
     problems
 }

@@ -47,7 +47,9 @@ fn resnet18_narrow_in_every_form() {
 #[test]
 fn resnet18_as_in_the_papers() {
     let golden = golden(Arch::ResNet18);
-    [false, true].map(|joint| compare(&golden, Arch::ResNet18, 64, joint, Form::Fast, false));
+    for joint in [false, true] {
+        compare(&golden, Arch::ResNet18, 64, joint, Form::Fast, false);
+    }
 }
 
 #[test]
@@ -62,7 +64,9 @@ fn resnet50_narrow_in_every_form() {
 #[test]
 fn resnet50_as_in_the_course() {
     let golden = golden(Arch::ResNet50);
-    [false, true].map(|joint| compare(&golden, Arch::ResNet50, 64, joint, Form::Fast, false));
+    for joint in [false, true] {
+        compare(&golden, Arch::ResNet50, 64, joint, Form::Fast, false);
+    }
 }
 
 fn golden(arch: Arch) -> HashMap<String, Tensor> {

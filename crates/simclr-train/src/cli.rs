@@ -21,6 +21,8 @@ use crate::output::OutputArguments;
   simclr-train pretrain --data cifar10 --arch resnet18    the full form
   simclr-train pretrain --run runs/NAME --resume          go on after an interruption
   simclr-train knn --checkpoint runs/NAME                 evaluate again
+  simclr-train knn --checkpoint weights.pth               evaluate weights from PyTorch
+  simclr-train export --checkpoint runs/NAME --out a.pth  give them to PyTorch
   simclr-train cs231n                                     the course's experiment
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (a checkpoint was written)."
@@ -40,6 +42,8 @@ impl Cli {
             Some(Command::Knn(arguments)) => arguments.output,
             Some(Command::Linear(arguments)) => arguments.output,
             Some(Command::Cs231n(arguments)) => arguments.output,
+            Some(Command::Import(arguments)) => arguments.output,
+            Some(Command::Export(arguments)) => arguments.output,
             Some(Command::Bench(BenchCommand::Step(arguments))) => arguments.output,
             Some(Command::Fetch(arguments)) => arguments.output,
         }
@@ -64,6 +68,13 @@ pub(crate) enum Command {
     /// Continues the pretraining of the course's weights for an epoch, tests by kNN, evaluates linearly with and without
     /// pretraining, and shows the results beside those of two students. Without the weights it pretrains first.
     Cs231n(Box<Cs231nArguments>),
+    /// Convert weights from PyTorch to safetensors
+    ///
+    /// Reads the state dict of the course's model (torch.save, zip form); the encoder and its sizes are told from the names
+    /// and shapes of its tensors. Other commands read a .pth file too: --checkpoint FILE.pth.
+    Import(ImportArguments),
+    /// Write the weights of a checkpoint for other programs
+    Export(ExportArguments),
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -193,7 +204,7 @@ pub(crate) struct PretrainArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KnnArguments {
-    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, or a .safetensors file
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
     #[arg(long, value_name = "C")]
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
@@ -334,6 +345,36 @@ impl Cs231nArguments {
             ..PretrainArguments::default()
         }
     }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// The .pth file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The encoder that it must have: resnet18, resnet34 or resnet50 [default: whichever it has]
+    #[arg(long, value_name = "ARCH")]
+    pub(crate) arch: Option<String>,
+    /// The .safetensors file to write; one that exists is not replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    /// pth (for torch.load) or safetensors [default: as the name of --out ends]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// The file to write; one that exists is not replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -7,6 +7,7 @@ mod bench;
 mod checkpoint;
 mod cli;
 mod config;
+mod convert;
 mod course_report;
 mod cs231n;
 mod data_sets;
@@ -87,6 +88,8 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Knn(arguments)) => knn::command(arguments, output),
         Some(Command::Linear(arguments)) => linear::command(arguments, output),
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
+        Some(Command::Import(arguments)) => convert::import(arguments, output),
+        Some(Command::Export(arguments)) => convert::export(arguments, output),
         Some(Command::Bench(BenchCommand::Step(arguments))) => bench::step(arguments, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }

@@ -21,6 +21,18 @@ pub(crate) fn text(expected: &[u8], found: &[u8]) -> Option<String> {
     })
 }
 
+/// Where two files of any other kind first differ.
+pub(crate) fn bytes(expected: &[u8], found: &[u8]) -> Option<String> {
+    if expected == found {
+        return None;
+    }
+    let at = expected.iter().zip(found).position(|(a, b)| a != b);
+    Some(match at {
+        Some(at) => format!("byte {at} is {:#04x}, committed {:#04x}", found[at], expected[at]),
+        None => format!("{} bytes, committed {}", found.len(), expected.len()),
+    })
+}
+
 /// The first difference between the tensors of two safetensors files: floats numerically, the rest exactly. Metadata, such
 /// as the versions that made them, may differ.
 pub(crate) fn tensors(expected: &[u8], found: &[u8]) -> anyhow::Result<Option<String>> {
@@ -115,6 +127,13 @@ mod tests {
         assert!(difference(&expected, &file("x", Dtype::I32, &[0; 8])).contains("I32 [2], committed I32 [1]"));
         assert_eq!(difference(&expected, &file("y", Dtype::I32, &[1, 0, 0, 0])), "x: committed, but not made");
         assert!(tensors(b"nothing", &expected).is_err());
+    }
+
+    #[test]
+    fn bytes_are_exact() {
+        assert_eq!(bytes(b"ab", b"ab"), None);
+        assert_eq!(bytes(b"ab", b"ac").unwrap(), "byte 1 is 0x63, committed 0x62");
+        assert_eq!(bytes(b"ab", b"a").unwrap(), "1 bytes, committed 2");
     }
 
     #[test]

@@ -67,10 +67,10 @@ fn differences(committed: &Path, made: &Path) -> anyhow::Result<Vec<String>> {
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
             };
             let (expected, found) = (read(committed)?, read(made)?);
-            let difference = if Path::new(name).extension().is_some_and(|extension| extension == "safetensors") {
-                compare::tensors(&expected, &found).with_context(|| shown.to_string())?
-            } else {
-                compare::text(&expected, &found)
+            let difference = match Path::new(name).extension().and_then(|extension| extension.to_str()) {
+                Some("safetensors") => compare::tensors(&expected, &found).with_context(|| shown.to_string())?,
+                Some("txt") => compare::text(&expected, &found),
+                _ => compare::bytes(&expected, &found),
             };
             lines.extend(difference.map(|difference| format!("{shown}: {difference}")));
         }
