@@ -31,7 +31,7 @@ def make(out_dir: Path) -> None:
                 if step % 10 == 9:
                     for name, parameter in parameters.items():
                         kind = "f64" if dtype == torch.float64 else "f32"
-                        tensors[f"{kind}.{decay}.{step}.{name}"] = parameter.detach().double().clone()
+                        tensors[f"{kind}.{decay}.{step}.{name}"] = parameter.detach().clone()
     save_file(tensors, out_dir / "adam.safetensors", metadata={"torch": torch.__version__, "script": "golden_adam.py"})
 
 

@@ -159,15 +159,15 @@ def margin(arch: str, width: int, number: int) -> float:
     return min((x.abs().min(1).values / error).min().item() for x, error in zip(truth, errors))
 
 
-def described(kind: dict, others: list) -> torch.Tensor:
-    """A row for every tensor, by name: two products, the norm, the distance of float32."""
-    rows = []
+def described(kind: dict, others: list) -> tuple:
+    """For every tensor, by name: two products and the norm; the distance of float32."""
+    rows, distances = [], []
     for name in sorted(kind):
         t = kind[name].flatten()
         products = [(t @ formula(f"direction.{k}.{name}", t.shape)).item() for k in range(2)]
-        distance = max((other[name].double().flatten() - t).norm().item() for other in others)
-        rows.append([*products, t.norm().item(), distance])
-    return torch.tensor(rows, dtype=torch.float64)
+        rows.append([*products, t.norm().item()])
+        distances.append(max((other[name].double().flatten() - t).norm().item() for other in others))
+    return torch.tensor(rows, dtype=torch.float64), torch.tensor(distances, dtype=torch.float64)
 
 
 def make(out_dir: Path) -> None:
@@ -185,7 +185,8 @@ def make(out_dir: Path) -> None:
                 others = [run(arch, width, number, joint, torch.float32, *variant) for variant in variants]
                 prefix = f"{width}.{'joint' if joint else 'separate'}"
                 for kind in ["outputs", "gradients", "statistics"]:
-                    tensors[f"{prefix}.{kind}"] = described(truth[kind], [other[kind] for other in others])
+                    rows, distances = described(truth[kind], [other[kind] for other in others])
+                    tensors |= {f"{prefix}.{kind}": rows, f"{prefix}.{kind}_distance": distances}
                 losses = torch.tensor(truth["losses"], dtype=torch.float64)
                 distances = [(torch.tensor(other["losses"], dtype=torch.float64) - losses).norm() for other in others]
                 tensors[f"{prefix}.losses"] = losses

@@ -92,9 +92,10 @@ fn compare(golden: &HashMap<String, Tensor>, arch: Arch, width: usize, joint: bo
         ("gradients", &truth.gradients, &single.gradients),
     ] {
         let rows = stored(kind).to_vec2::<f64>().unwrap();
+        let distances = numbers(stored(&format!("{kind}_distance")));
         assert_eq!(rows.len(), of_truth.len(), "{what}: {kind}");
-        for ((name, tensor), row) in of_truth.iter().zip(rows) {
-            let [first, second, length, distance] = row[..] else { panic!("{kind} has rows of {}", row.len()) };
+        for (((name, tensor), row), distance) in of_truth.iter().zip(rows).zip(distances) {
+            let [first, second, length] = row[..] else { panic!("{kind} has rows of {}", row.len()) };
             for (k, want) in [first, second].into_iter().enumerate() {
                 let got: f64 = tensor
                     .iter()

@@ -41,7 +41,9 @@ pub(crate) fn tensors(expected: &[u8], found: &[u8]) -> anyhow::Result<Option<St
     let names: BTreeSet<&str> = expected.names().into_iter().chain(found.names()).collect();
     for name in names {
         let difference = match (expected.tensor(name), found.tensor(name)) {
-            (Ok(expected), Ok(found)) => tensor(&expected, &found),
+            // How far rounding carries is another number on every machine.
+            (Ok(expected), Ok(found)) if name.ends_with("_distance") => layout(&expected, &found),
+            (Ok(expected), Ok(found)) => layout(&expected, &found).or_else(|| values(&expected, &found)),
             (Ok(_), Err(_)) => Some("committed, but not made".into()),
             _ => Some("made, but not committed".into()),
         };
@@ -52,21 +54,18 @@ pub(crate) fn tensors(expected: &[u8], found: &[u8]) -> anyhow::Result<Option<St
     Ok(None)
 }
 
-fn tensor(expected: &TensorView<'_>, found: &TensorView<'_>) -> Option<String> {
-    if (expected.dtype(), expected.shape()) != (found.dtype(), found.shape()) {
-        return Some(format!(
-            "{:?} {:?}, committed {:?} {:?}",
-            found.dtype(),
-            found.shape(),
-            expected.dtype(),
-            expected.shape()
-        ));
-    }
+fn layout(expected: &TensorView<'_>, found: &TensorView<'_>) -> Option<String> {
+    let same = (expected.dtype(), expected.shape()) == (found.dtype(), found.shape());
+    let told = |t: &TensorView<'_>| format!("{:?} {:?}", t.dtype(), t.shape());
+    (!same).then(|| format!("{}, committed {}", told(found), told(expected)))
+}
+
+fn values(expected: &TensorView<'_>, found: &TensorView<'_>) -> Option<String> {
     // PyTorch rounds differently from one CPU and thread count to another; a thousand units in the last place or so are far more
-    // than that in fixtures of this size, and far less than a changed formula.
+    // than that in fixtures of this size (losses of ten steps lose six digits more), and far less than a changed formula.
     let (values, tolerance) = match expected.dtype() {
         Dtype::F32 => (pairs(expected, found, |bytes: [u8; 4]| f32::from_le_bytes(bytes).into()), 1e-4),
-        Dtype::F64 => (pairs(expected, found, f64::from_le_bytes), 1e-12),
+        Dtype::F64 => (pairs(expected, found, f64::from_le_bytes), 1e-9),
         _ if expected.data() == found.data() => return None,
         _ => return Some("other values".into()),
     };
@@ -112,8 +111,8 @@ mod tests {
     #[test]
     fn floats_may_differ_by_rounding_only() {
         let expected = floats(&[1.0, f64::NAN, 0.0]);
-        assert_eq!(tensors(&expected, &floats(&[1.0 + 1e-13, f64::NAN, 1e-13])).unwrap(), None);
-        assert_eq!(difference(&expected, &floats(&[1.0, f64::NAN, 1e-11])), "x: value 2 is 0.00000000001, committed 0");
+        assert_eq!(tensors(&expected, &floats(&[1.0 + 1e-10, f64::NAN, 1e-10])).unwrap(), None);
+        assert_eq!(difference(&expected, &floats(&[1.0, f64::NAN, 1e-8])), "x: value 2 is 0.00000001, committed 0");
         assert!(difference(&expected, &floats(&[1.0, 0.0, 0.0])).contains("value 1 is 0, committed NaN"));
         assert!(difference(&expected, &floats(&[f64::NAN, f64::NAN, 0.0])).contains("value 0 is NaN"));
     }
@@ -127,6 +126,14 @@ mod tests {
         assert!(difference(&expected, &file("x", Dtype::I32, &[0; 8])).contains("I32 [2], committed I32 [1]"));
         assert_eq!(difference(&expected, &file("y", Dtype::I32, &[1, 0, 0, 0])), "x: committed, but not made");
         assert!(tensors(b"nothing", &expected).is_err());
+    }
+
+    #[test]
+    fn distances_of_rounding_are_measured_anew_on_every_machine() {
+        let distance = |value: f64| file("out_distance", Dtype::F64, &value.to_le_bytes());
+        assert_eq!(tensors(&distance(1e-7), &distance(3e-7)).unwrap(), None);
+        let two = file("out_distance", Dtype::F64, &[0; 16]);
+        assert!(difference(&distance(1e-7), &two).contains("F64 [2], committed F64 [1]"));
     }
 
     #[test]
