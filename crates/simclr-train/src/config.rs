@@ -214,6 +214,19 @@ impl Config {
         Self { arch: model.arch.to_string(), width: model.width, feature_dim: model.feature_dim, ..self }
     }
 
+    /// Checks that `model`, which came from the file `path`, is the one of these settings.
+    ///
+    /// # Errors
+    /// [`Usage`] naming both.
+    pub(crate) fn must_be(&self, model: &ModelConfig, path: &Path) -> Result<(), Usage> {
+        let told = |c: &Self| format!("{} of width {} with {} features", c.arch, c.width, c.feature_dim);
+        let (found, wanted) = (told(&Self::default().of_model(model)), told(self));
+        if found == wanted {
+            return Ok(());
+        }
+        Err(Usage(format!("{} is a {found}, the settings say {wanted}", path.display())))
+    }
+
     /// The model that these settings mean.
     ///
     /// # Errors

@@ -64,10 +64,9 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
     let folder = arguments.run.clone().unwrap_or_else(|| RunFolder::fresh_named("cs231n"));
     let saved = if arguments.resume { Experiment::load(&folder)? } else { None };
     let experiment = match &saved {
-        Some(saved) => saved.clone(),
-        None => Experiment::course(arguments, output)?,
-    }
-    .overridden(arguments)?;
+        Some(saved) => saved.clone().overridden(arguments)?,
+        None => Experiment::new(arguments, output)?,
+    };
     experiment.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&experiment.training.device)?;
@@ -151,14 +150,14 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
 }
 
 impl Experiment {
-    /// The course's experiment with the weights that are there; encoder and sizes are those of the weights.
-    fn course(arguments: &Cs231nArguments, output: &Output) -> anyhow::Result<Self> {
+    /// The course's experiment with the weights that are there and what was typed. Encoder and sizes are those of the weights.
+    fn new(arguments: &Cs231nArguments, output: &Output) -> anyhow::Result<Self> {
         let data_dir = arguments.data_dir.clone().unwrap_or_else(|| Config::default().data_dir);
         let weights = match &arguments.weights {
             Some(path) => Some(path.clone()),
             None => Some(data_dir.join(WEIGHTS)).filter(|path| path.is_file()),
         };
-        let mut training = Config {
+        let training = Config {
             data: DataSet::Cifar10,
             data_dir,
             arch: "resnet50".into(),
@@ -166,13 +165,9 @@ impl Experiment {
             batch: 64,
             ..Config::default()
         };
-        if let Some(path) = &weights {
-            output.say(format!("the encoder begins with the weights of {}", path.display()));
-            training = training.of_model(Model::load(path, &Device::Cpu, &Context::new())?.config());
-        }
-        Ok(Self {
+        let course = Self {
             program: program(),
-            weights,
+            weights: weights.clone(),
             pretrain_epochs: 10,
             subset: None,
             test_subset: None,
@@ -181,7 +176,14 @@ impl Experiment {
             linear_batch: LinearConfig::COURSE.batch,
             batch_statistics: false,
             training,
-        })
+        };
+        let Some(path) = weights else { return Ok(course.overridden(arguments)?) };
+        output.say(format!("the encoder begins with the weights of {}", path.display()));
+        let model = Model::load(&path, &Device::Cpu, &Context::new())?;
+        let training = course.training.clone().of_model(model.config());
+        let experiment = Self { training, ..course }.overridden(arguments)?;
+        experiment.training.must_be(model.config(), &path)?;
+        Ok(experiment)
     }
 
     /// The same with what was typed in its place.

@@ -45,12 +45,16 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         (None, true) => preset::quick(&arguments.data.data_dir.clone().unwrap_or_else(|| Config::default().data_dir)),
         (None, false) => Config::default(),
     };
-    let base = match &arguments.init {
+    let config = match &arguments.init {
         // The file says what it is; what is typed beside it must agree.
-        Some(path) if saved.is_none() => base.of_model(Model::load(path, &Device::Cpu, &Context::new())?.config()),
-        _ => base,
+        Some(path) if saved.is_none() => {
+            let model = Model::load(path, &Device::Cpu, &Context::new())?;
+            let config = base.clone().of_model(model.config()).overridden(arguments)?;
+            config.must_be(model.config(), path)?;
+            config
+        }
+        _ => base.clone().overridden(arguments)?,
     };
-    let config = base.clone().overridden(arguments)?;
     config.validate()?;
     if let Some((run, _)) = &saved {
         let changed = differences(&base, &config)?;
@@ -223,7 +227,11 @@ impl<'a> Training<'a> {
             }
             None => {
                 let model = match &config.init {
-                    Some(path) => initial(config, path, device, &ctx)?,
+                    Some(path) => {
+                        let model = Model::load(path, device, &ctx)?;
+                        config.must_be(model.config(), path)?;
+                        model
+                    }
                     None => Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?,
                 };
                 let optimizer = Adam::new(model.parameters(), settings, &ctx)?;
@@ -380,18 +388,6 @@ impl<'a> Training<'a> {
         let embedded = 2 * (train.len() + test.len()) + self.monitor.pictures_in_all(config.epochs);
         Ok(times[1].mul_f64(steps as f64) + per_picture.mul_f64(embedded as f64))
     }
-}
-
-/// The model of `--init`, which must be the one of the settings.
-fn initial(config: &Config, path: &Path, device: &Device, ctx: &Context) -> anyhow::Result<Model> {
-    let model = Model::load(path, device, ctx)?;
-    let file = Config::default().of_model(model.config());
-    let describe = |c: &Config| format!("{} of width {} with {} features", c.arch, c.width, c.feature_dim);
-    if (&file.arch, file.width, file.feature_dim) != (&config.arch, config.width, config.feature_dim) {
-        let (found, wanted) = (describe(&file), describe(config));
-        return Err(Usage(format!("--init {} is a {found}, the settings say {wanted}", path.display())).into());
-    }
-    Ok(model)
 }
 
 /// NT-Xent of a batch of pairs.
