@@ -113,7 +113,7 @@ pub enum FetchError {
         limit: u64,
     },
     /// Every address failed.
-    #[error("cannot download {name}:{}", failures.iter().map(|failure| format!("\n  {}", failure.cause)).collect::<String>())]
+    #[error("cannot download {name}:{}", failures.iter().map(|failure| format!("\n  {failure}")).collect::<String>())]
     Unavailable {
         /// The file.
         name: String,
@@ -173,4 +173,12 @@ pub struct Failure {
     pub url: String,
     /// Why.
     pub cause: FetchError,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cause = self.cause.to_string();
+        // What is wrong with bytes that came is said of the file that they came into.
+        if cause.contains(&self.url) { f.write_str(&cause) } else { write!(f, "{}: {cause}", self.url) }
+    }
 }

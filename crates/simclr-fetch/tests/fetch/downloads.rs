@@ -145,7 +145,9 @@ fn wrong_bytes_are_removed_and_named() {
     wrong[4_500] ^= 1;
     let server = Server::start(vec![Answer { body: wrong.clone(), ..Answer::default() }]);
     let source = file(&body, &[&server.url]);
-    let causes = failures(quietly(&source, dir.path(), None).unwrap_err());
+    let error = quietly(&source, dir.path(), None).unwrap_err();
+    assert!(error.to_string().contains(&format!("\n  {}: ", server.url)), "{error}");
+    let causes = failures(error);
     let FetchError::Checksum { hash, expected, found, .. } = &causes[0] else { panic!("{}", causes[0]) };
     assert_eq!((*hash, expected.as_str()), (Hash::Sha256, source.checksum.hex()));
     assert_eq!(found, simclr_fetch::Checksum::of(Hash::Sha256, &wrong).hex());
