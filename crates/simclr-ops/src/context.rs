@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::OpsError;
+use crate::profile::{Profile, Work};
 
 /// Which implementation of an op runs, where there are several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -41,11 +42,12 @@ impl Reduction for OneProcess {
 pub struct Context {
     form: Form,
     reduction: Arc<dyn Reduction>,
+    profile: Option<Arc<Profile>>,
 }
 
 impl Default for Context {
     fn default() -> Self {
-        Self { form: Form::default(), reduction: Arc::new(OneProcess) }
+        Self { form: Form::default(), reduction: Arc::new(OneProcess), profile: None }
     }
 }
 
@@ -64,6 +66,20 @@ impl Context {
     #[must_use]
     pub fn with_reduction(self, reduction: Arc<dyn Reduction>) -> Self {
         Self { reduction, ..self }
+    }
+
+    /// The same, with the time of every op recorded.
+    #[must_use]
+    pub fn with_profile(self, profile: Arc<Profile>) -> Self {
+        Self { profile: Some(profile), ..self }
+    }
+
+    /// Runs a part of an op, and records its time if this context keeps a record.
+    pub(crate) fn timed<R>(&self, op: &'static str, phase: &'static str, work: Work, run: impl FnOnce() -> R) -> R {
+        match &self.profile {
+            Some(profile) => profile.timed(op, phase, work, run),
+            None => run(),
+        }
     }
 
     /// The form that ops choose.

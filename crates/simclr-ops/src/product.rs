@@ -3,6 +3,8 @@
 //! Today it is the `gemm` crate (AVX-512, AVX2 + FMA, NEON or portable, chosen at run time). It splits work over threads
 //! by rows and columns of the output only, never along the inner dimension, so the bits do not depend on the number of threads.
 
+use std::mem::MaybeUninit;
+
 use gemm::Parallelism;
 
 use crate::element::Element;
@@ -20,7 +22,9 @@ pub struct Matrix<'a, T> {
 /// A matrix to write to, like [`Matrix`].
 #[derive(Debug)]
 pub struct MatrixMut<'a, T> {
-    data: &'a mut [T],
+    data: &'a mut [MaybeUninit<T>],
+    /// Whether there is something to add to.
+    is_initialised: bool,
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -68,13 +72,29 @@ impl<'a, T> MatrixMut<'a, T> {
     /// # Panics
     /// If `data` is too short, or rows overlap.
     pub fn with_row_stride(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let (data, len) = (data.as_mut_ptr().cast(), data.len());
+        // SAFETY: the same memory, borrowed for as long. What is behind a `MatrixMut` is only ever written with numbers.
+        let data = unsafe { std::slice::from_raw_parts_mut(data, len) };
+        Self { is_initialised: true, ..Self::over(data, rows, cols, row_stride) }
+    }
+
+    /// A row-major matrix at the start of memory that nothing was written to yet. [`product`] writes all of it, and cannot
+    /// add to it.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub fn uninitialised(data: &'a mut [MaybeUninit<T>], rows: usize, cols: usize) -> Self {
+        Self::over(data, rows, cols, cols)
+    }
+
+    fn over(data: &'a mut [MaybeUninit<T>], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
             fits(data.len(), rows, cols, row_stride),
             "{rows} x {cols} with rows {row_stride} apart is more than {}",
             data.len()
         );
         assert!(row_stride >= cols || rows <= 1, "rows of {cols} elements overlap when {row_stride} apart");
-        Self { data, rows, cols, row_stride }
+        Self { data, is_initialised: false, rows, cols, row_stride }
     }
 }
 
@@ -90,7 +110,7 @@ fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
 /// `a`: `m × k`, `b`: `k × n`, `out`: `m × n`. With `k = 0` the product is zero.
 ///
 /// # Panics
-/// If the shapes do not agree.
+/// If the shapes do not agree, or there is nothing to accumulate on.
 pub fn product<T: Element>(
     out: &mut MatrixMut<'_, T>,
     a: Matrix<'_, T>,
@@ -107,15 +127,17 @@ pub fn product<T: Element>(
         b.rows,
         b.cols
     );
+    assert!(out.is_initialised || !accumulate, "there is nothing to add to in memory that was not written");
     let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
     // SAFETY: `Matrix` and `MatrixMut` hold every element that their shape and strides reach (checked when they are made);
-    // `out` is borrowed exclusively, so it overlaps neither input, and its rows do not overlap each other.
+    // `out` is borrowed exclusively, so it overlaps neither input, and its rows do not overlap each other; it is read only if
+    // `accumulate`, and then it is initialised.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.data.as_mut_ptr(),
+            out.data.as_mut_ptr().cast::<T>(),
             1,
             out.row_stride as isize,
             accumulate,
@@ -212,6 +234,31 @@ mod tests {
         for threads in [2, 3, 8] {
             assert_eq!(one, run(threads), "{threads} threads");
         }
+    }
+
+    #[test]
+    fn all_of_memory_that_was_not_written_is_written() {
+        for (m, k, n) in [(1, 1, 1), (33, 31, 7), (3, 0, 2)] {
+            let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+            // SAFETY: the product writes every element of its output.
+            let got = unsafe {
+                crate::storage::written(m * n, |out| {
+                    let out = &mut MatrixMut::uninitialised(out, m, n);
+                    product(out, Matrix::new(&a, m, k), Matrix::new(&b, k, n), false, true);
+                })
+            };
+            for (g, w) in got.iter().zip(naive(&a, &b, m, k, n)) {
+                assert!((g - w).abs() < 1e-12 * (k as f64 + 1.0), "{m} {k} {n}: {g} {w}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing to add to")]
+    fn what_was_not_written_cannot_be_added_to() {
+        let mut memory = [MaybeUninit::<f32>::uninit(); 1];
+        let out = &mut MatrixMut::uninitialised(&mut memory, 1, 1);
+        product(out, Matrix::new(&[1.0], 1, 1), Matrix::new(&[1.0], 1, 1), true, false);
     }
 
     #[test]

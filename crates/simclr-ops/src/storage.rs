@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 use std::sync::Mutex;
 
@@ -68,6 +69,21 @@ pub(crate) enum FloatType {
     F64,
 }
 
+impl FloatType {
+    /// The one of an element type.
+    pub(crate) fn of<T: Element>() -> Self {
+        if T::DTYPE == DType::F64 { Self::F64 } else { Self::F32 }
+    }
+
+    /// Bytes of an element.
+    pub(crate) fn width(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+}
+
 /// Calls a generic function with the element type found by [`float_type`].
 macro_rules! dispatch {
     ($float_type:expr, $function:ident($($argument:expr),* $(,)?)) => {
@@ -85,6 +101,33 @@ fn device_name(device: &Device) -> &'static str {
         Device::Cuda(_) => "CUDA",
         Device::Metal(_) => "Metal",
     }
+}
+
+/// `len` elements that `write` makes, without a first pass that fills them with zeros.
+///
+/// # Safety
+/// `write` must write every element.
+pub(crate) unsafe fn written<T: Element>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut elements = Vec::new();
+    // SAFETY: the caller's promise is passed on.
+    unsafe { overwrite(&mut elements, len, write) };
+    elements
+}
+
+/// Makes `elements` the `len` elements that `write` makes, in the memory that it has.
+///
+/// # Safety
+/// `write` must write every element.
+pub(crate) unsafe fn overwrite<T: Element>(
+    elements: &mut Vec<T>,
+    len: usize,
+    write: impl FnOnce(&mut [MaybeUninit<T>]),
+) {
+    elements.clear();
+    elements.reserve_exact(len);
+    write(&mut elements.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is `len` at least, and the caller promises that `write` wrote all of them.
+    unsafe { elements.set_len(len) };
 }
 
 /// A CPU tensor that owns `elements`.

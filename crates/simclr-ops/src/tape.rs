@@ -10,6 +10,7 @@ use crate::batch_norm::{self, BatchNorm, Statistics};
 use crate::context::Context;
 use crate::conv2d::{self, Window};
 use crate::error::OpsError;
+use crate::profile::Work;
 use crate::storage::add_assign;
 use crate::{global_avg_pool, l2_normalize, linear};
 
@@ -199,7 +200,10 @@ impl Tape {
             for (id, term) in backward(&self.ctx, &grad)? {
                 match &gradients[id] {
                     _ if !self.wants[id] => {}
-                    Some(sum) => add_assign(sum, &term)?,
+                    Some(sum) => {
+                        let work = Work::pass(3 * sum.elem_count(), sum.dtype().size_in_bytes());
+                        self.ctx.timed("tape", "sum of gradients", work, || add_assign(sum, &term))?;
+                    }
                     None => gradients[id] = Some(term),
                 }
             }

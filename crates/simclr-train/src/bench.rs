@@ -1,18 +1,22 @@
 //! `simclr-train bench`: what this machine does.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
+use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::Context;
+use simclr_ops::profile::Profile;
 use simclr_ops::random::stream;
 use simclr_optim::{Adam, AdamConfig};
 
+use crate::breakdown::{self, Peak};
 use crate::cli::BenchStepArguments;
 use crate::config::{Config, arch, precision};
 use crate::output::Output;
-use crate::pretrain::contrast;
+use crate::pretrain::embed;
 use crate::{Ending, Usage, machine};
 
 /// Steps before the clock counts: memory is touched and caches are warm after them.
@@ -34,15 +38,24 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
-    let model = Model::new(&model_config, 0, DType::F32, &device, &Context::new())?;
-    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &Context::new())?;
+    let profile = Arc::new(Profile::default());
+    let ctx = if arguments.breakdown { Context::new().with_profile(profile.clone()) } else { Context::new() };
+    let model = Model::new(&model_config, 0, DType::F32, &device, &ctx)?;
+    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
     let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
     let (left, right) = (left?, right?);
 
-    let mut times = Vec::new();
+    let (mut times, mut loss_time) = (Vec::new(), Duration::ZERO);
     for i in 0..WARM_UP + arguments.steps {
+        if i == WARM_UP {
+            profile.clear();
+            loss_time = Duration::ZERO;
+        }
         let began = Instant::now();
-        let loss = contrast(&model, &left, &right, &config)?;
+        let (left, right) = embed(&model, &left, &right, config.views)?;
+        let contrasting = Instant::now();
+        let loss = nt_xent(&left, &right, config.temperature)?;
+        loss_time += contrasting.elapsed();
         let gradients = model.backward(&loss)?;
         optimizer.step(&gradients)?;
         // Reading the loss waits for the device.
@@ -51,18 +64,19 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
             times.push(began.elapsed().as_secs_f64());
         }
     }
+    let total = Duration::from_secs_f64(times.iter().sum());
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
     let pairs_per_s = config.batch as f64 / seconds;
     // Forward, gradient of inputs and gradient of weights are two operations a multiply-add each, for both views.
     let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
     let gflops = operations * pairs_per_s / 1e9;
-    let object = json!({
+    let mut object = json!({
         "arch": config.arch, "width": config.width, "batch": config.batch, "precision": config.precision, "device": "cpu",
         "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
         "peak_mib": machine::peak_mib(), "gflops": gflops,
     });
-    let text = format!(
+    let mut text = format!(
         "{} (width {}), batch {}, f32, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
         config.arch,
         config.width,
@@ -70,6 +84,11 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
         rayon::current_num_threads(),
         machine::peak_mib().map_or("unknown".into(), |mib| mib.to_string()),
     );
+    if arguments.breakdown {
+        let (rows, peak) = (breakdown::rows(&profile, loss_time, total), Peak::measure());
+        object["breakdown"] = breakdown::to_json(&rows, arguments.steps, &peak);
+        text = format!("{text}\n\n{}", breakdown::table(&rows, arguments.steps, &peak).text());
+    }
     output.result(text, &object);
     Ok(Ending::Done)
 }

@@ -394,6 +394,9 @@ pub(crate) struct BenchStepArguments {
     /// Number format of activations: f32
     #[arg(long, default_value = "f32")]
     pub(crate) precision: String,
+    /// Show where the time goes, by op and phase, beside what this machine can do at most
+    #[arg(long)]
+    pub(crate) breakdown: bool,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr.
 
 mod bench;
+mod breakdown;
 mod checkpoint;
 mod cli;
 mod config;

@@ -391,14 +391,19 @@ impl<'a> Training<'a> {
 }
 
 /// NT-Xent of a batch of pairs.
-pub(crate) fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Config) -> anyhow::Result<Tensor> {
-    let (left, right) = match config.views {
+fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Config) -> anyhow::Result<Tensor> {
+    let (left, right) = embed(model, left, right, config.views)?;
+    Ok(nt_xent(&left, &right, config.temperature)?)
+}
+
+/// The embeddings of both views of a batch, in training.
+pub(crate) fn embed(model: &Model, left: &Tensor, right: &Tensor, views: Views) -> anyhow::Result<(Tensor, Tensor)> {
+    Ok(match views {
         Views::Separate => (model.forward_t(left, true)?.1, model.forward_t(right, true)?.1),
         Views::Joint => {
             let n = left.dim(0)?;
             let out = model.forward_t(&Tensor::cat(&[left, right], 0)?, true)?.1;
             (out.narrow(0, 0, n)?, out.narrow(0, n, n)?)
         }
-    };
-    Ok(nt_xent(&left, &right, config.temperature)?)
+    })
 }

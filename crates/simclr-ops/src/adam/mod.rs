@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use crate::context::{Context, Form};
 use crate::element::Element;
 use crate::error::OpsError;
+use crate::profile::Work;
 use crate::storage::{dispatch, elements, float_type, modify};
 
 const OP: &str = "adam";
@@ -103,7 +104,10 @@ pub fn update(ctx: &Context, state: State<'_>, grad: &Tensor, step: &Step) -> Re
             return Err(OpsError::shape(OP, argument, t, "contiguous elements"));
         }
     }
-    dispatch!(float_type(OP, "parameter", parameter)?, run(ctx, state, grad, &Factors::new(step)))
+    let float_type = float_type(OP, "parameter", parameter)?;
+    // Four reads, three writes.
+    let work = Work::pass(7 * parameter.elem_count(), float_type.width());
+    ctx.timed(OP, "update", work, || dispatch!(float_type, run(ctx, state, grad, &Factors::new(step))))
 }
 
 /// The numbers of a step as the loop uses them.

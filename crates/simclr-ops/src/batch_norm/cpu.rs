@@ -3,6 +3,8 @@
 //! Sums go in two levels: within a block of rows in the element type, around a pivot near the mean so that nothing
 //! cancels, then over the blocks in f64, in order. Blocks are cut by shape: the bits do not depend on the number of threads.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::{Affine, Pass};
@@ -75,13 +77,14 @@ fn task(channels: usize) -> usize {
     CHUNK.div_ceil(channels) * channels
 }
 
+/// Writes all of `y`.
 pub(super) fn scale_and_shift<T: Element>(
     x: &[T],
     residual: Option<&[T]>,
     scale: &[T],
     shift: &[T],
     relu: bool,
-    y: &mut [T],
+    y: &mut [MaybeUninit<T>],
 ) {
     let channels = scale.len();
     let floor = if relu { T::zero() } else { T::neg_infinity() };
@@ -94,7 +97,7 @@ pub(super) fn scale_and_shift<T: Element>(
                 None => {
                     for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                         for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                            *y = at_least(x * scale + shift, floor);
+                            y.write(at_least(x * scale + shift, floor));
                         }
                     }
                 }
@@ -102,7 +105,7 @@ pub(super) fn scale_and_shift<T: Element>(
                     let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
                     for ((y, x), r) in rows.zip(residual.chunks_exact(channels)) {
                         for ((((y, &x), &scale), &shift), &r) in y.iter_mut().zip(x).zip(scale).zip(shift).zip(r) {
-                            *y = at_least(x * scale + shift + r, floor);
+                            y.write(at_least(x * scale + shift + r, floor));
                         }
                     }
                 }
@@ -117,8 +120,8 @@ fn at_least<T: Element>(value: T, floor: T) -> T {
     if value <= floor { floor } else { value }
 }
 
-/// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted.
-pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut [T]>) -> Vec<f64> {
+/// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted, all of it.
+pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut [MaybeUninit<T>]>) -> Vec<f64> {
     let channels = pass.mean.len();
     if let Some(passed) = passed {
         let task = task(channels);
@@ -128,10 +131,10 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
             simd(
                 #[inline(always)]
                 || match pass.y {
-                    None => passed.copy_from_slice(grad),
+                    None => drop(passed.write_copy_of_slice(grad)),
                     Some(y) => {
                         for ((passed, &g), &y) in passed.iter_mut().zip(grad).zip(&y[range]) {
-                            *passed = gate(g, y);
+                            passed.write(gate(g, y));
                         }
                     }
                 },
@@ -166,7 +169,8 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
     })
 }
 
-pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_, T>, dx: &mut [T]) {
+/// Writes all of `dx`.
+pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_, T>, dx: &mut [MaybeUninit<T>]) {
     let channels = pass.mean.len();
     let task = task(channels);
     let Affine { scale, by_x, constant } = *affine;
@@ -186,14 +190,14 @@ pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_,
                             for (((dx, &x), &g), (((&mean, &scale), &by_x), &constant)) in
                                 dx.iter_mut().zip(x).zip(grad).zip(per_channel)
                             {
-                                *dx = g * scale + (x - mean) * by_x + constant;
+                                dx.write(g * scale + (x - mean) * by_x + constant);
                             }
                         }
                         Some(y) => {
                             for ((((dx, &x), &g), &y), (((&mean, &scale), &by_x), &constant)) in
                                 dx.iter_mut().zip(x).zip(grad).zip(&y[row]).zip(per_channel)
                             {
-                                *dx = gate(g, y) * scale + (x - mean) * by_x + constant;
+                                dx.write(gate(g, y) * scale + (x - mean) * by_x + constant);
                             }
                         }
                     }

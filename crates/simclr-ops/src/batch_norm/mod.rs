@@ -11,7 +11,8 @@ use candle_core::Tensor;
 use crate::context::{Context, Form};
 use crate::element::{Element, narrow};
 use crate::error::OpsError;
-use crate::storage::{dispatch, elements, float_type, tensor};
+use crate::profile::Work;
+use crate::storage::{dispatch, elements, float_type, tensor, written};
 
 const OP: &str = "batch_norm";
 
@@ -103,9 +104,11 @@ pub fn forward(
     }
     let channels = check(x, weight, bias, residual)?;
     let float_type = float_type(OP, "x", x)?;
-    let statistics = dispatch!(float_type, statistics(ctx, x, channels))?;
+    let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
+    let statistics = ctx.timed(OP, "statistics", pass(1), || dispatch!(float_type, statistics(ctx, x, channels)))?;
     let (mean, var) = (&statistics.mean, &statistics.var);
-    let y = dispatch!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config))?;
+    let normalise = || dispatch!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config));
+    let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
     let saved = Saved {
         x: x.clone(),
         y: config.relu.then(|| y.clone()),
@@ -176,11 +179,7 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
         let pass = Pass { x: &x, y: y.as_deref(), grad: &grad, mean: &narrowed::<T>(mean) };
 
         // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU.
-        let mut residual = saved.has_residual.then(|| vec![T::zero(); x.len()]);
-        let sums = match ctx.form() {
-            Form::Reference => reference::gradient_sums(&pass, residual.as_deref_mut()),
-            Form::Fast => cpu::gradient_sums(&pass, residual.as_deref_mut()),
-        };
+        let (sums, residual) = gradient_sums(ctx, &pass, saved.has_residual);
         let weight_grad: Vec<f64> = (0..channels).map(|c| sums[channels + c] * inv_std[c]).collect();
         let bias_grad = &sums[..channels];
 
@@ -196,11 +195,15 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
         let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * total[c] / n).collect();
         let (scale, by_x, constant) = (narrowed::<T>(&scale), narrowed::<T>(&by_x), narrowed::<T>(&constant));
         let affine = Affine { scale: &scale, by_x: &by_x, constant: &constant };
-        let mut dx = vec![T::zero(); x.len()];
-        match ctx.form() {
-            Form::Reference => reference::input_gradient(&pass, &affine, &mut dx),
-            Form::Fast => cpu::input_gradient(&pass, &affine, &mut dx),
-        }
+        let dx = match ctx.form() {
+            Form::Reference => {
+                let mut dx = vec![T::zero(); x.len()];
+                reference::input_gradient(&pass, &affine, &mut dx);
+                dx
+            }
+            // SAFETY: `input_gradient` writes the gradient of every input.
+            Form::Fast => unsafe { written(x.len(), |dx| cpu::input_gradient(&pass, &affine, dx)) },
+        };
         Ok(Gradients {
             x: tensor(dx, saved.x.shape())?,
             weight: tensor(narrowed::<T>(&weight_grad), channels)?,
@@ -208,7 +211,11 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
             residual: residual.map(|r| tensor(r, saved.x.shape())).transpose()?,
         })
     }
-    dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad))
+    let float_type = float_type(OP, "grad", grad)?;
+    // Two reads of the input, the gradient and the ReLU's mask, a write of one gradient or of two.
+    let tensors = 5 + 2 * usize::from(saved.config.relu) + usize::from(saved.has_residual);
+    let work = Work::pass(tensors * grad.elem_count(), float_type.width());
+    ctx.timed(OP, "backward", work, || dispatch!(float_type, run(ctx, saved, grad)))
 }
 
 /// What both passes of the backward read.
@@ -224,6 +231,27 @@ struct Affine<'a, T> {
     scale: &'a [T],
     by_x: &'a [T],
     constant: &'a [T],
+}
+
+/// `[Σ g, Σ g · (x - mean)]` per channel, and `g` itself if it is wanted.
+fn gradient_sums<T: Element>(ctx: &Context, pass: &Pass<'_, T>, wants_passed: bool) -> (Vec<f64>, Option<Vec<T>>) {
+    let mut sums = Vec::new();
+    let passed = match ctx.form() {
+        Form::Reference => {
+            let mut passed = wants_passed.then(|| vec![T::zero(); pass.x.len()]);
+            sums = reference::gradient_sums(pass, passed.as_deref_mut());
+            passed
+        }
+        Form::Fast if wants_passed => {
+            // SAFETY: `gradient_sums` writes all of what passes, if it is wanted.
+            Some(unsafe { written(pass.x.len(), |passed| sums = cpu::gradient_sums(pass, Some(passed))) })
+        }
+        Form::Fast => {
+            sums = cpu::gradient_sums(pass, None);
+            None
+        }
+    };
+    (sums, passed)
 }
 
 fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
@@ -251,11 +279,18 @@ fn apply<T: Element>(
     let shift: Vec<f64> =
         bias.iter().zip(mean).zip(&scale).map(|((&b, m), s)| crate::element::wide(b) - m * s).collect();
     let (scale, shift) = (narrowed::<T>(&scale), narrowed::<T>(&shift));
-    let mut y = vec![T::zero(); x.len()];
-    match ctx.form() {
-        Form::Reference => reference::scale_and_shift(&x, residual.as_deref(), &scale, &shift, config.relu, &mut y),
-        Form::Fast => cpu::scale_and_shift(&x, residual.as_deref(), &scale, &shift, config.relu, &mut y),
-    }
+    let residual = residual.as_deref();
+    let y = match ctx.form() {
+        Form::Reference => {
+            let mut y = vec![T::zero(); x.len()];
+            reference::scale_and_shift(&x, residual, &scale, &shift, config.relu, &mut y);
+            y
+        }
+        // SAFETY: `scale_and_shift` writes every output.
+        Form::Fast => unsafe {
+            written(x.len(), |y| cpu::scale_and_shift(&x, residual, &scale, &shift, config.relu, y))
+        },
+    };
     tensor(y, shape)
 }
 

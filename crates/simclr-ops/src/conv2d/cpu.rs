@@ -5,6 +5,7 @@
 //! The chunks are cut by shape, so that the bits do not depend on the number of threads.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -12,19 +13,22 @@ use rayon::prelude::*;
 use super::Geometry;
 use crate::element::Element;
 use crate::product::{Matrix, MatrixMut, product};
+use crate::storage::overwrite;
 
 /// Elements of an unfolded chunk: what fits the caches beside the weights.
 const UNFOLDED: usize = 1 << 20;
 
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+/// Writes all of `y`.
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
     correlate(g, x, &taps_last(g, weight), y);
 }
 
-pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T], dx: &mut [T]) {
+/// Writes all of `dx`.
+pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T], dx: &mut [MaybeUninit<T>]) {
     if g.is_pointwise() {
         let grad = Matrix::new(grad, g.rows(), g.c_out);
         return product(
-            &mut MatrixMut::new(dx, g.rows(), g.c_in),
+            &mut MatrixMut::uninitialised(dx, g.rows(), g.c_in),
             grad,
             Matrix::new(weight, g.c_out, g.c_in),
             false,
@@ -50,17 +54,17 @@ pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T],
     let weight = taps_last(g, weight);
     let (pixels_out, pixels_in) = (g.h_out * g.w_out, g.h * g.w);
     let pictures = (UNFOLDED / (pixels_out * g.taps()).max(1)).max(1);
-    let mut unfolded = vec![T::zero(); pictures.min(g.n) * pixels_out * g.taps()];
+    let mut unfolded = Vec::new();
     for (grad, dx) in grad.chunks(pictures * pixels_out * g.c_out).zip(dx.chunks_mut(pictures * pixels_in * g.c_in)) {
         let rows = grad.len() / g.c_out;
         let grad = Matrix::new(grad, rows, g.c_out);
-        product(
-            &mut MatrixMut::new(&mut unfolded, rows, g.taps()),
-            grad,
-            Matrix::new(&weight, g.c_out, g.taps()),
-            false,
-            true,
-        );
+        // SAFETY: the product writes all of its output.
+        unsafe {
+            overwrite(&mut unfolded, rows * g.taps(), |unfolded| {
+                let out = &mut MatrixMut::uninitialised(unfolded, rows, g.taps());
+                product(out, grad, Matrix::new(&weight, g.c_out, g.taps()), false, true);
+            });
+        }
         dx.par_chunks_mut(pixels_in * g.c_in)
             .zip(unfolded.par_chunks(pixels_out * g.taps()))
             .for_each(|(dx, unfolded)| fold(g, unfolded, dx));
@@ -87,17 +91,17 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw:
     });
 }
 
-/// Forward convolution with weights in the order `[c_out, k_h, k_w, c_in]`.
-fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+/// Forward convolution with weights in the order `[c_out, k_h, k_w, c_in]`; writes all of `y`.
+fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
     let weight = Matrix::new(weight, g.c_out, g.taps()).t();
     if g.is_pointwise() {
         let x = Matrix::new(x, g.rows(), g.c_in);
-        return product(&mut MatrixMut::new(y, g.rows(), g.c_out), x, weight, false, true);
+        return product(&mut MatrixMut::uninitialised(y, g.rows(), g.c_out), x, weight, false, true);
     }
     for_each_unfolded(g, x, |rows, unfolded| {
         let y = &mut y[rows.start * g.c_out..rows.end * g.c_out];
         let unfolded = Matrix::new(unfolded, rows.len(), g.taps());
-        product(&mut MatrixMut::new(y, rows.len(), g.c_out), unfolded, weight, false, true);
+        product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, true);
     });
 }
 
@@ -131,38 +135,45 @@ fn turn<T: Element>(g: &Geometry, weight: &[T]) -> Vec<T> {
 /// Calls `consume` with the unfolded matrix of one chunk of output pixels after the other.
 fn for_each_unfolded<T: Element>(g: &Geometry, x: &[T], mut consume: impl FnMut(Range<usize>, &[T])) {
     let chunk = (UNFOLDED / g.taps()).max(1);
-    let mut unfolded = vec![T::zero(); chunk.min(g.rows()) * g.taps()];
+    let mut unfolded = Vec::new();
     for start in (0..g.rows()).step_by(chunk) {
         let rows = start..(start + chunk).min(g.rows());
-        let unfolded = &mut unfolded[..rows.len() * g.taps()];
-        // One task a picture row keeps the index arithmetic out of the inner loop's way and is coarse enough to schedule.
-        unfolded.par_chunks_mut(g.w_out * g.taps()).enumerate().for_each(|(task, unfolded)| {
-            let first = rows.start + task * g.w_out;
-            for (row, unfolded) in unfolded.chunks_exact_mut(g.taps()).enumerate() {
-                unfold_pixel(g, x, first + row, unfolded);
-            }
-        });
-        consume(rows, unfolded);
+        let unfold = |unfolded: &mut [MaybeUninit<T>]| {
+            // One task a picture row keeps the index arithmetic out of the inner loop's way and is coarse enough to schedule.
+            unfolded.par_chunks_mut(g.w_out * g.taps()).enumerate().for_each(|(task, unfolded)| {
+                let first = rows.start + task * g.w_out;
+                for (row, unfolded) in unfolded.chunks_exact_mut(g.taps()).enumerate() {
+                    unfold_pixel(g, x, first + row, unfolded);
+                }
+            });
+        };
+        // SAFETY: there is a row for every pixel, and `unfold_pixel` writes every tap of its row.
+        unsafe { overwrite(&mut unfolded, rows.len() * g.taps(), unfold) };
+        consume(rows, &unfolded);
     }
 }
 
-/// The inputs of one output pixel, in the order (ky, kx, c_in); zeros outside the map.
-fn unfold_pixel<T: Element>(g: &Geometry, x: &[T], pixel: usize, out: &mut [T]) {
+/// The inputs of one output pixel, in the order (ky, kx, c_in); zeros outside the map. Writes all of `out`.
+fn unfold_pixel<T: Element>(g: &Geometry, x: &[T], pixel: usize, out: &mut [MaybeUninit<T>]) {
+    let zero = MaybeUninit::new(T::zero());
     for (taps, place) in out.chunks_exact_mut(g.k_w * g.c_in).zip(kernel_rows(g, pixel)) {
         match place {
-            None => taps.fill(T::zero()),
+            None => taps.fill(zero),
             Some(Place { input, columns }) => {
                 let (start, end) = (columns.start * g.c_in, columns.end * g.c_in);
-                taps[..start].fill(T::zero());
-                taps[end..].fill(T::zero());
-                taps[start..end].copy_from_slice(&x[input * g.c_in..][..end - start]);
+                taps[..start].fill(zero);
+                taps[end..].fill(zero);
+                taps[start..end].write_copy_of_slice(&x[input * g.c_in..][..end - start]);
             }
         }
     }
 }
 
-/// The transpose of unfolding one picture: adds every tap to the input pixel it came from.
-fn fold<T: Element>(g: &Geometry, unfolded: &[T], dx: &mut [T]) {
+/// The transpose of unfolding one picture: sums at every input pixel the taps that came from it. Writes all of `dx`.
+fn fold<T: Element>(g: &Geometry, unfolded: &[T], dx: &mut [MaybeUninit<T>]) {
+    dx.fill(MaybeUninit::new(T::zero()));
+    // SAFETY: all of it was just written.
+    let dx = unsafe { dx.assume_init_mut() };
     for (pixel, unfolded) in unfolded.chunks_exact(g.taps()).enumerate() {
         for (taps, place) in unfolded.chunks_exact(g.k_w * g.c_in).zip(kernel_rows(g, pixel)) {
             if let Some(Place { input, columns }) = place {

@@ -8,7 +8,8 @@ use candle_core::Tensor;
 use crate::context::{Context, Form};
 use crate::element::Element;
 use crate::error::OpsError;
-use crate::storage::{dispatch, elements, float_type, tensor};
+use crate::profile::Work;
+use crate::storage::{FloatType, dispatch, elements, float_type, tensor, written};
 
 const OP: &str = "conv2d";
 
@@ -48,18 +49,24 @@ pub struct Gradients {
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if the arguments are not as above.
 pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Result<(Tensor, Saved), OpsError> {
     fn run<T: Element>(ctx: &Context, x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor, OpsError> {
-        let mut y = vec![T::zero(); g.n * g.h_out * g.w_out * g.c_out];
-        {
+        let y = {
             let (x, weight) = (elements::<T>(OP, "x", x)?, elements::<T>(OP, "weight", weight)?);
             match ctx.form() {
-                Form::Reference => reference::forward(g, &x, &weight, &mut y),
-                Form::Fast => cpu::forward(g, &x, &weight, &mut y),
+                Form::Reference => {
+                    let mut y = vec![T::zero(); g.rows() * g.c_out];
+                    reference::forward(g, &x, &weight, &mut y);
+                    y
+                }
+                // SAFETY: `forward` writes every output of every pixel.
+                Form::Fast => unsafe { written(g.rows() * g.c_out, |y| cpu::forward(g, &x, &weight, y)) },
             }
-        }
+        };
         tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
     }
     let geometry = Geometry::new(x, weight, window)?;
-    let y = dispatch!(float_type(OP, "x", x)?, run(ctx, x, weight, &geometry))?;
+    let float_type = float_type(OP, "x", x)?;
+    let y =
+        ctx.timed(OP, "forward", geometry.work(float_type), || dispatch!(float_type, run(ctx, x, weight, &geometry)))?;
     Ok((y, Saved { x: x.clone(), weight: weight.clone(), window }))
 }
 
@@ -78,26 +85,31 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
             return Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output")));
         }
         let grad = elements::<T>(OP, "grad", grad)?;
-        let dw = {
+        let work = g.work(FloatType::of::<T>());
+        let dw = ctx.timed(OP, "dW", work, || {
             let mut dw = vec![T::zero(); g.c_out * g.taps()];
             let x = elements::<T>(OP, "x", &saved.x)?;
             match ctx.form() {
                 Form::Reference => reference::backward_weight(&g, &x, &grad, &mut dw),
                 Form::Fast => cpu::backward_weight(&g, &x, &grad, &mut dw),
             }
-            tensor(dw, saved.weight.shape())?
-        };
-        let dx = if wants_x {
-            let mut dx = vec![T::zero(); g.n * g.h * g.w * g.c_in];
+            tensor(dw, saved.weight.shape())
+        })?;
+        let backward_input = || {
+            let len = g.n * g.h * g.w * g.c_in;
             let weight = elements::<T>(OP, "weight", &saved.weight)?;
-            match ctx.form() {
-                Form::Reference => reference::backward_input(&g, &weight, &grad, &mut dx),
-                Form::Fast => cpu::backward_input(&g, &weight, &grad, &mut dx),
-            }
-            Some(tensor(dx, saved.x.shape())?)
-        } else {
-            None
+            let dx = match ctx.form() {
+                Form::Reference => {
+                    let mut dx = vec![T::zero(); len];
+                    reference::backward_input(&g, &weight, &grad, &mut dx);
+                    dx
+                }
+                // SAFETY: `backward_input` writes the gradient of every input.
+                Form::Fast => unsafe { written(len, |dx| cpu::backward_input(&g, &weight, &grad, dx)) },
+            };
+            tensor(dx, saved.x.shape())
         };
+        let dx = wants_x.then(|| ctx.timed(OP, "dX", work, backward_input)).transpose()?;
         Ok(Gradients { x: dx, weight: dw })
     }
     dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
@@ -157,6 +169,13 @@ impl Geometry {
     /// Inputs of one output.
     fn taps(&self) -> usize {
         self.k_h * self.k_w * self.c_in
+    }
+
+    /// Of each of the three products; the map, the output and the weights pass through memory.
+    fn work(&self, float_type: FloatType) -> Work {
+        let multiply_adds = self.rows() * self.taps() * self.c_out;
+        let elements = self.n * self.h * self.w * self.c_in + self.rows() * self.c_out + self.taps() * self.c_out;
+        Work { operations: 2 * multiply_adds as u64, ..Work::pass(elements, float_type.width()) }
     }
 
     /// Whether every output pixel sees just the input pixel at its place.

@@ -8,7 +8,8 @@ use candle_core::Tensor;
 use crate::context::{Context, Form};
 use crate::element::Element;
 use crate::error::OpsError;
-use crate::storage::{dispatch, elements, float_type, tensor};
+use crate::profile::Work;
+use crate::storage::{FloatType, dispatch, elements, float_type, tensor};
 
 const OP: &str = "linear";
 
@@ -71,7 +72,9 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>
     if let Some(bias) = bias.filter(|bias| bias.dims() != [c_out]) {
         return Err(OpsError::shape(OP, "bias", bias, format!("[{c_out}], one value per output")));
     }
-    let y = dispatch!(float_type(OP, "x", x)?, run(ctx, x, weight, bias, [n, c_in, c_out]))?;
+    let (float_type, sizes) = (float_type(OP, "x", x)?, [n, c_in, c_out]);
+    let work = work(sizes, 1, float_type);
+    let y = ctx.timed(OP, "forward", work, || dispatch!(float_type, run(ctx, x, weight, bias, sizes)))?;
     Ok((y, Saved { x: x.clone(), weight: weight.clone() }))
 }
 
@@ -108,7 +111,16 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
     if grad.dims() != [n, c_out] {
         return Err(OpsError::shape(OP, "grad", grad, format!("[{n}, {c_out}], the shape of the output")));
     }
-    dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad, [n, c_in, c_out]))
+    let (float_type, sizes) = (float_type(OP, "grad", grad)?, [n, c_in, c_out]);
+    let work = work(sizes, 2, float_type);
+    ctx.timed(OP, "backward", work, || dispatch!(float_type, run(ctx, saved, grad, sizes)))
+}
+
+/// Of `products` products of these sizes.
+fn work([n, c_in, c_out]: [usize; 3], products: usize, float_type: FloatType) -> Work {
+    let elements = n * c_in + c_in * c_out + n * c_out;
+    let operations = 2 * (products * n * c_in * c_out) as u64;
+    Work { operations, ..Work::pass(products * elements, float_type.width()) }
 }
 
 #[cfg(test)]
