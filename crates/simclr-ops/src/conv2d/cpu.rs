@@ -1,8 +1,9 @@
 //! Convolution as matrix products, on all cores.
 //!
-//! A pointwise convolution is one product over all pixels. The others unfold a few thousand output pixels at a time into
-//! a matrix with one row a pixel and one column a tap (ky, kx, c_in), small enough to stay in the cache, and multiply that.
-//! The chunks are cut by shape, so that the bits do not depend on the number of threads.
+//! A pointwise convolution is one product over all pixels. The others unfold some output pixels at a time into a matrix with
+//! one row a pixel and one column a tap (ky, kx, c_in), small enough to stay in a cache, and multiply that. Where there are many
+//! pixels each task unfolds and multiplies its own; where there are few, the weights are large, and all cores share one product.
+//! Everything is cut by shape, so that the bits do not depend on the number of threads.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -13,14 +14,26 @@ use rayon::prelude::*;
 use super::Geometry;
 use crate::element::Element;
 use crate::product::{Matrix, MatrixMut, product};
+use crate::simd::CHUNK;
 use crate::storage::overwrite;
 
-/// Elements of an unfolded chunk: what fits the caches beside the weights.
+/// Elements of an unfolded chunk that all cores share: what fits their caches beside the weights.
 const UNFOLDED: usize = 1 << 20;
+
+/// Elements of an unfolded chunk of one task: what fits the cache of a core.
+const UNFOLDED_BY_TASK: usize = 1 << 18;
+
+/// From so many output pixels on, tasks work on their own; and so many of them make a task of the gradient of the weights,
+/// where a sum is the longer the better.
+const MANY: usize = 8192;
+const SUMMED_BY_TASK: usize = 4096;
+
+/// Elements of all partial gradients of the weights together, at most.
+const PARTIAL: usize = 1 << 24;
 
 /// Writes all of `y`.
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
-    correlate(g, x, &taps_last(g, weight), y);
+    correlate(g, x, &by_taps(g, weight), y);
 }
 
 /// Writes all of `dx`.
@@ -72,37 +85,94 @@ pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T],
 }
 
 pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw: &mut [T]) {
-    if g.is_pointwise() {
-        let (grad, x) = (Matrix::new(grad, g.rows(), g.c_out), Matrix::new(x, g.rows(), g.c_in));
-        return product(&mut MatrixMut::new(dw, g.c_out, g.c_in), grad.t(), x, false, true);
-    }
     let taps = g.taps();
-    let mut sum = vec![T::zero(); g.c_out * taps];
-    for_each_unfolded(g, x, |rows, unfolded| {
-        let grad = Matrix::new(&grad[rows.start * g.c_out..], rows.len(), g.c_out);
-        let unfolded = Matrix::new(unfolded, rows.len(), taps);
-        product(&mut MatrixMut::new(&mut sum, g.c_out, taps), grad.t(), unfolded, true, true);
-    });
-    let area = g.k_h * g.k_w;
-    dw.par_chunks_mut(taps).zip(sum.par_chunks(taps)).for_each(|(dw, sum)| {
+    // The product is faster when its output is wide: which of the two sides is the longer one is known, and either will do.
+    let is_tall = g.c_out > taps;
+    let len = taps * g.c_out;
+    let add = |sum: &mut [T], grad: &[T], x: &[T], accumulate: bool, parallel: bool| {
+        let rows = grad.len() / g.c_out;
+        let (grad, x) = (Matrix::new(grad, rows, g.c_out), Matrix::new(x, rows, taps));
+        if is_tall {
+            product(&mut MatrixMut::new(sum, taps, g.c_out), x.t(), grad, accumulate, parallel);
+        } else {
+            product(&mut MatrixMut::new(sum, g.c_out, taps), grad.t(), x, accumulate, parallel);
+        }
+    };
+    let tasks = if g.rows() >= MANY { (g.rows() / SUMMED_BY_TASK).min(PARTIAL / len.max(1)).max(1) } else { 1 };
+    let mut sums = vec![T::zero(); tasks * len];
+    if tasks == 1 {
+        if g.is_pointwise() {
+            add(&mut sums, grad, x, false, true);
+        } else {
+            for_each_unfolded(g, x, |rows, unfolded| {
+                add(&mut sums, &grad[rows.start * g.c_out..rows.end * g.c_out], unfolded, true, true);
+            });
+        }
+    } else {
+        let rows_by_task = g.rows().div_ceil(tasks);
+        sums.par_chunks_mut(len).enumerate().for_each(|(task, sum)| {
+            let rows = (task * rows_by_task).min(g.rows())..((task + 1) * rows_by_task).min(g.rows());
+            if g.is_pointwise() {
+                let (grad, x) =
+                    (&grad[rows.start * g.c_out..rows.end * g.c_out], &x[rows.start * taps..rows.end * taps]);
+                return add(sum, grad, x, false, false);
+            }
+            let mut unfolded = Vec::new();
+            for start in rows.clone().step_by((UNFOLDED_BY_TASK / taps).max(1)) {
+                let rows = start..(start + (UNFOLDED_BY_TASK / taps).max(1)).min(rows.end);
+                unfold(g, x, &rows, &mut unfolded);
+                add(sum, &grad[rows.start * g.c_out..rows.end * g.c_out], &unfolded, true, false);
+            }
+        });
+        let (sum, others) = sums.split_at_mut(len);
+        sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
+            for other in others.chunks_exact(len) {
+                sum.iter_mut().zip(&other[i * CHUNK..]).for_each(|(sum, &other)| *sum += other);
+            }
+        });
+    }
+    let (area, sum) = (g.k_h * g.k_w, &sums[..len]);
+    dw.par_chunks_mut(taps).enumerate().for_each(|(co, dw)| {
         for (i, dw) in dw.iter_mut().enumerate() {
-            *dw = sum[i % area * g.c_in + i / area];
+            let tap = i % area * g.c_in + i / area;
+            *dw = if is_tall { sum[tap * g.c_out + co] } else { sum[co * taps + tap] };
         }
     });
 }
 
-/// Forward convolution with weights in the order `[c_out, k_h, k_w, c_in]`; writes all of `y`.
+/// Forward convolution with weights in the order `[k_h, k_w, c_in, c_out]`; writes all of `y`.
 fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
-    let weight = Matrix::new(weight, g.c_out, g.taps()).t();
+    let taps = g.taps();
+    let weight = Matrix::new(weight, taps, g.c_out);
     if g.is_pointwise() {
         let x = Matrix::new(x, g.rows(), g.c_in);
         return product(&mut MatrixMut::uninitialised(y, g.rows(), g.c_out), x, weight, false, true);
     }
-    for_each_unfolded(g, x, |rows, unfolded| {
-        let y = &mut y[rows.start * g.c_out..rows.end * g.c_out];
-        let unfolded = Matrix::new(unfolded, rows.len(), g.taps());
-        product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, true);
+    if g.rows() < MANY {
+        return for_each_unfolded(g, x, |rows, unfolded| {
+            let y = &mut y[rows.start * g.c_out..rows.end * g.c_out];
+            let unfolded = Matrix::new(unfolded, rows.len(), taps);
+            product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, true);
+        });
+    }
+    let rows_by_task = (UNFOLDED_BY_TASK / taps).max(1);
+    y.par_chunks_mut(rows_by_task * g.c_out).enumerate().for_each_init(Vec::new, |unfolded, (task, y)| {
+        let rows = task * rows_by_task..task * rows_by_task + y.len() / g.c_out;
+        unfold(g, x, &rows, unfolded);
+        let unfolded = Matrix::new(unfolded, rows.len(), taps);
+        product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, false);
     });
+}
+
+/// Weights from `[c_out, c_in, k_h, k_w]` to `[k_h, k_w, c_in, c_out]`: the product packs rows faster than columns.
+fn by_taps<T: Element>(g: &Geometry, weight: &[T]) -> Vec<T> {
+    let area = g.k_h * g.k_w;
+    let mut out = vec![T::zero(); weight.len()];
+    out.par_chunks_mut(g.c_out).enumerate().for_each(|(tap, out)| {
+        let place = tap % g.c_in * area + tap / g.c_in;
+        out.iter_mut().enumerate().for_each(|(co, out)| *out = weight[co * g.taps() + place]);
+    });
+    out
 }
 
 /// Weights from `[c_out, c_in, k_h, k_w]` to `[c_out, k_h, k_w, c_in]`: a tap's channels lie together, as in the map.
@@ -120,14 +190,13 @@ fn taps_last<'a, T: Element>(g: &Geometry, weight: &'a [T]) -> Cow<'a, [T]> {
     Cow::Owned(out)
 }
 
-/// Weights from `[c_out, c_in, k_h, k_w]` to `[c_in, k_h, k_w, c_out]` with the kernel turned by 180 degrees.
+/// Weights from `[c_out, c_in, k_h, k_w]` to `[k_h, k_w, c_out, c_in]` with the kernel turned by 180 degrees.
 fn turn<T: Element>(g: &Geometry, weight: &[T]) -> Vec<T> {
     let area = g.k_h * g.k_w;
     let mut out = vec![T::zero(); weight.len()];
-    out.par_chunks_mut(area * g.c_out).enumerate().for_each(|(ci, out)| {
-        for (tap, out) in out.chunks_exact_mut(g.c_out).enumerate() {
-            out.iter_mut().enumerate().for_each(|(co, out)| *out = weight[(co * g.c_in + ci) * area + area - 1 - tap]);
-        }
+    out.par_chunks_mut(g.c_in).enumerate().for_each(|(tap, out)| {
+        let place = tap % g.c_out * g.taps() + area - 1 - tap / g.c_out;
+        out.iter_mut().enumerate().for_each(|(ci, out)| *out = weight[place + ci * area]);
     });
     out
 }
@@ -150,6 +219,18 @@ fn for_each_unfolded<T: Element>(g: &Geometry, x: &[T], mut consume: impl FnMut(
         // SAFETY: there is a row for every pixel, and `unfold_pixel` writes every tap of its row.
         unsafe { overwrite(&mut unfolded, rows.len() * g.taps(), unfold) };
         consume(rows, &unfolded);
+    }
+}
+
+/// The unfolded matrix of some output pixels, on this thread.
+fn unfold<T: Element>(g: &Geometry, x: &[T], rows: &Range<usize>, unfolded: &mut Vec<T>) {
+    // SAFETY: there is a row for every pixel, and `unfold_pixel` writes every tap of its row.
+    unsafe {
+        overwrite(unfolded, rows.len() * g.taps(), |unfolded| {
+            for (pixel, unfolded) in rows.clone().zip(unfolded.chunks_exact_mut(g.taps())) {
+                unfold_pixel(g, x, pixel, unfolded);
+            }
+        });
     }
 }
 
