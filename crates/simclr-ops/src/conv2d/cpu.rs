@@ -17,8 +17,8 @@ use crate::product::{Matrix, MatrixMut, product};
 use crate::simd::CHUNK;
 use crate::storage::overwrite;
 
-/// Elements of an unfolded chunk that all cores share: what fits their caches beside the weights.
-const UNFOLDED: usize = 1 << 20;
+/// Elements of an unfolded chunk that all cores share: large, since the weights pass through memory once a chunk.
+const UNFOLDED: usize = 1 << 22;
 
 /// Elements of an unfolded chunk of one task: what fits the cache of a core.
 const UNFOLDED_BY_TASK: usize = 1 << 18;
@@ -33,7 +33,11 @@ const PARTIAL: usize = 1 << 24;
 
 /// Writes all of `y`.
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
-    correlate(g, x, &by_taps(g, weight), y);
+    // The product packs rows faster than columns; where there are few pixels, turning large weights costs more than that.
+    if g.rows() < MANY {
+        return correlate(g, x, Matrix::new(&taps_last(g, weight), g.c_out, g.taps()).t(), y);
+    }
+    correlate(g, x, Matrix::new(&by_taps(g, weight), g.taps(), g.c_out), y);
 }
 
 /// Writes all of `dx`.
@@ -62,7 +66,7 @@ pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T],
             pad_w: g.k_w - 1 - g.pad_w,
             ..*g
         };
-        return correlate(&turned, grad, &turn(g, weight), dx);
+        return correlate(&turned, grad, Matrix::new(&turn(g, weight), turned.taps(), g.c_in), dx);
     }
     let weight = taps_last(g, weight);
     let (pixels_out, pixels_in) = (g.h_out * g.w_out, g.h * g.w);
@@ -86,9 +90,10 @@ pub(super) fn backward_input<T: Element>(g: &Geometry, weight: &[T], grad: &[T],
 
 pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw: &mut [T]) {
     let taps = g.taps();
-    // The product is faster when its output is wide: which of the two sides is the longer one is known, and either will do.
-    let is_tall = g.c_out > taps;
     let len = taps * g.c_out;
+    let tasks = if g.rows() >= MANY { (g.rows() / SUMMED_BY_TASK).min(PARTIAL / len.max(1)).max(1) } else { 1 };
+    // Small products are faster when their output is wide: which of the two sides is the longer one is known.
+    let is_tall = tasks > 1 && g.c_out > taps;
     let add = |sum: &mut [T], grad: &[T], x: &[T], accumulate: bool, parallel: bool| {
         let rows = grad.len() / g.c_out;
         let (grad, x) = (Matrix::new(grad, rows, g.c_out), Matrix::new(x, rows, taps));
@@ -98,16 +103,14 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw:
             product(&mut MatrixMut::new(sum, g.c_out, taps), grad.t(), x, accumulate, parallel);
         }
     };
-    let tasks = if g.rows() >= MANY { (g.rows() / SUMMED_BY_TASK).min(PARTIAL / len.max(1)).max(1) } else { 1 };
+    if tasks == 1 && g.is_pointwise() {
+        return add(dw, grad, x, false, true);
+    }
     let mut sums = vec![T::zero(); tasks * len];
     if tasks == 1 {
-        if g.is_pointwise() {
-            add(&mut sums, grad, x, false, true);
-        } else {
-            for_each_unfolded(g, x, |rows, unfolded| {
-                add(&mut sums, &grad[rows.start * g.c_out..rows.end * g.c_out], unfolded, true, true);
-            });
-        }
+        for_each_unfolded(g, x, |rows, unfolded| {
+            add(&mut sums, &grad[rows.start * g.c_out..rows.end * g.c_out], unfolded, rows.start > 0, true);
+        });
     } else {
         let rows_by_task = g.rows().div_ceil(tasks);
         sums.par_chunks_mut(len).enumerate().for_each(|(task, sum)| {
@@ -140,10 +143,9 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw:
     });
 }
 
-/// Forward convolution with weights in the order `[k_h, k_w, c_in, c_out]`; writes all of `y`.
-fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUninit<T>]) {
+/// Forward convolution with weights as a matrix of a row for every tap (ky, kx, c_in) and `c_out` columns; writes all of `y`.
+fn correlate<T: Element>(g: &Geometry, x: &[T], weight: Matrix<'_, T>, y: &mut [MaybeUninit<T>]) {
     let taps = g.taps();
-    let weight = Matrix::new(weight, taps, g.c_out);
     if g.is_pointwise() {
         let x = Matrix::new(x, g.rows(), g.c_in);
         return product(&mut MatrixMut::uninitialised(y, g.rows(), g.c_out), x, weight, false, true);
@@ -164,7 +166,7 @@ fn correlate<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [MaybeUnin
     });
 }
 
-/// Weights from `[c_out, c_in, k_h, k_w]` to `[k_h, k_w, c_in, c_out]`: the product packs rows faster than columns.
+/// Weights from `[c_out, c_in, k_h, k_w]` to `[k_h, k_w, c_in, c_out]`.
 fn by_taps<T: Element>(g: &Geometry, weight: &[T]) -> Vec<T> {
     let area = g.k_h * g.k_w;
     let mut out = vec![T::zero(); weight.len()];
