@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use simclr_model::Model;
 use simclr_optim::Adam;
 
+use crate::cli::DataArguments;
 use crate::config::Config;
 use crate::run_folder::{RunFolder, write_whole};
 
@@ -202,6 +203,21 @@ pub(crate) fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
     let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
     let config = run.map(|run| RunFolder::open(&run)).transpose()?.flatten().map(|(_, config)| config);
     Ok((model_path(&checkpoint), config))
+}
+
+/// What an evaluation is of: the weights that `path` means, and the settings of their run (the defaults if there is none) on the
+/// data that was typed.
+///
+/// # Errors
+/// As [`find`]; [`crate::Usage`] for an unknown data set.
+pub(crate) fn evaluated(path: &Path, typed: &DataArguments) -> anyhow::Result<(PathBuf, Config)> {
+    let (weights, settings) = find(path)?;
+    let settings = settings.unwrap_or_default();
+    let data = typed.data.as_deref().map_or(Ok(settings.data), str::parse)?;
+    // Another data set has another length: the run's subset only belongs to its own.
+    let own_subset = if data == settings.data { settings.subset } else { None };
+    let data_dir = typed.data_dir.clone().unwrap_or_else(|| settings.data_dir.clone());
+    Ok((weights, Config { data, data_dir, subset: typed.subset.or(own_subset), ..settings }))
 }
 
 fn name(step: u64) -> String {

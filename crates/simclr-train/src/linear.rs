@@ -108,13 +108,8 @@ impl LinearTest {
 
 /// Evaluates a checkpoint, with raw pixels and a random encoder beside it.
 pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::Result<Ending> {
-    let (weights, settings) = checkpoint::find(&arguments.checkpoint)?;
-    let settings = settings.unwrap_or_default();
-    let data = arguments.data.data.as_deref().map_or(Ok(settings.data), str::parse)?;
-    let data_dir = arguments.data.data_dir.clone().unwrap_or(settings.data_dir);
-    // Another data set has another length: the run's subset only belongs to its own.
-    let own_subset = if data == settings.data { settings.subset } else { None };
-    let subset = arguments.data.subset.or(own_subset);
+    let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
+    let Config { data, data_dir, subset, .. } = settings;
     let course = LinearConfig::COURSE;
     let config = LinearConfig {
         epochs: arguments.epochs.unwrap_or(course.epochs),
