@@ -112,17 +112,17 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw:
             add(&mut sums, &grad[rows.start * g.c_out..rows.end * g.c_out], unfolded, rows.start > 0, true);
         });
     } else {
-        let rows_by_task = g.rows().div_ceil(tasks);
+        let summed_by_task = g.rows().div_ceil(tasks);
         sums.par_chunks_mut(len).enumerate().for_each(|(task, sum)| {
-            let rows = (task * rows_by_task).min(g.rows())..((task + 1) * rows_by_task).min(g.rows());
+            let rows = (task * summed_by_task).min(g.rows())..((task + 1) * summed_by_task).min(g.rows());
             if g.is_pointwise() {
                 let (grad, x) =
                     (&grad[rows.start * g.c_out..rows.end * g.c_out], &x[rows.start * taps..rows.end * taps]);
                 return add(sum, grad, x, false, false);
             }
-            let mut unfolded = Vec::new();
-            for start in rows.clone().step_by((UNFOLDED_BY_TASK / taps).max(1)) {
-                let rows = start..(start + (UNFOLDED_BY_TASK / taps).max(1)).min(rows.end);
+            let (mut unfolded, chunk) = (Vec::new(), rows_by_task(g));
+            for start in rows.clone().step_by(chunk) {
+                let rows = start..(start + chunk).min(rows.end);
                 unfold(g, x, &rows, &mut unfolded);
                 add(sum, &grad[rows.start * g.c_out..rows.end * g.c_out], &unfolded, true, false);
             }
@@ -157,9 +157,9 @@ fn correlate<T: Element>(g: &Geometry, x: &[T], weight: Matrix<'_, T>, y: &mut [
             product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, true);
         });
     }
-    let rows_by_task = (UNFOLDED_BY_TASK / taps).max(1);
-    y.par_chunks_mut(rows_by_task * g.c_out).enumerate().for_each_init(Vec::new, |unfolded, (task, y)| {
-        let rows = task * rows_by_task..task * rows_by_task + y.len() / g.c_out;
+    let chunk = rows_by_task(g);
+    y.par_chunks_mut(chunk * g.c_out).enumerate().for_each_init(Vec::new, |unfolded, (task, y)| {
+        let rows = task * chunk..task * chunk + y.len() / g.c_out;
         unfold(g, x, &rows, unfolded);
         let unfolded = Matrix::new(unfolded, rows.len(), taps);
         product(&mut MatrixMut::uninitialised(y, rows.len(), g.c_out), unfolded, weight, false, false);
@@ -212,13 +212,10 @@ fn for_each_unfolded<T: Element>(g: &Geometry, x: &[T], mut consume: impl FnMut(
         let unfold = |unfolded: &mut [MaybeUninit<T>]| {
             // One task a picture row keeps the index arithmetic out of the inner loop's way and is coarse enough to schedule.
             unfolded.par_chunks_mut(g.w_out * g.taps()).enumerate().for_each(|(task, unfolded)| {
-                let first = rows.start + task * g.w_out;
-                for (row, unfolded) in unfolded.chunks_exact_mut(g.taps()).enumerate() {
-                    unfold_pixel(g, x, first + row, unfolded);
-                }
+                unfold_rows(g, x, rows.start + task * g.w_out, unfolded);
             });
         };
-        // SAFETY: there is a row for every pixel, and `unfold_pixel` writes every tap of its row.
+        // SAFETY: the chunks are all of it, and `unfold_rows` writes all of its chunk.
         unsafe { overwrite(&mut unfolded, rows.len() * g.taps(), unfold) };
         consume(rows, &unfolded);
     }
@@ -226,14 +223,20 @@ fn for_each_unfolded<T: Element>(g: &Geometry, x: &[T], mut consume: impl FnMut(
 
 /// The unfolded matrix of some output pixels, on this thread.
 fn unfold<T: Element>(g: &Geometry, x: &[T], rows: &Range<usize>, unfolded: &mut Vec<T>) {
-    // SAFETY: there is a row for every pixel, and `unfold_pixel` writes every tap of its row.
-    unsafe {
-        overwrite(unfolded, rows.len() * g.taps(), |unfolded| {
-            for (pixel, unfolded) in rows.clone().zip(unfolded.chunks_exact_mut(g.taps())) {
-                unfold_pixel(g, x, pixel, unfolded);
-            }
-        });
+    // SAFETY: `unfold_rows` writes all of it.
+    unsafe { overwrite(unfolded, rows.len() * g.taps(), |unfolded| unfold_rows(g, x, rows.start, unfolded)) };
+}
+
+/// The inputs of the output pixels from `first` on, a row each. Writes all of `out`, which holds whole rows.
+fn unfold_rows<T: Element>(g: &Geometry, x: &[T], first: usize, out: &mut [MaybeUninit<T>]) {
+    for (row, out) in out.chunks_exact_mut(g.taps()).enumerate() {
+        unfold_pixel(g, x, first + row, out);
     }
+}
+
+/// Output pixels that a task unfolds at a time.
+fn rows_by_task(g: &Geometry) -> usize {
+    (UNFOLDED_BY_TASK / g.taps()).max(1)
 }
 
 /// The inputs of one output pixel, in the order (ky, kx, c_in); zeros outside the map. Writes all of `out`.

@@ -145,6 +145,9 @@ impl Geometry {
             let expected = format!("[c_out, {c_in}, k_h, k_w] for a map of {c_in} channels");
             return Err(OpsError::shape(OP, "weight", weight, expected));
         }
+        if c_in * c_out == 0 {
+            return Err(OpsError::shape(OP, "weight", weight, "at least one channel in and one out"));
+        }
         if stride == 0 || k_h == 0 || k_w == 0 {
             return Err(OpsError::shape(
                 OP,

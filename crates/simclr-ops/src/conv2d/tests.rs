@@ -142,6 +142,8 @@ fn wrong_arguments_are_named() {
     let small = random(&[1, 2, 2, 5], 1);
     assert!(message(&small, &weight, window).contains("x has shape [1, 2, 2, 5], expected a map of at least 3 x 3"));
     assert!(message(&small, &weight, Window { stride: 0, padding: 1 }).contains("stride is 0"));
+    let none = random(&[0, small.dim(3).unwrap(), 3, 3], 2);
+    assert!(message(&small, &none, Window { stride: 1, padding: 1 }).contains("at least one channel in and one out"));
     let strided = random(&[1, 5, 4, 4], 1).permute((0, 2, 3, 1)).unwrap();
     assert!(message(&strided, &weight, window).contains("expected contiguous elements"));
     let bytes = Tensor::zeros((1, 4, 4, 5), DType::U8, &Device::Cpu).unwrap();
