@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::error::ModelError;
+use crate::weights;
 
 /// The encoder: a ResNet (He et al. 2015, arXiv:1512.03385) as in torchvision, with the stride of a bottleneck in its
 /// 3×3 convolution.
@@ -85,6 +87,14 @@ impl ModelConfig {
     /// Numbers in a feature vector, the pooled output of the encoder: `8 · width`, four times that for bottlenecks.
     pub fn feature_width(&self) -> usize {
         8 * self.width * if self.arch.has_bottlenecks() { 4 } else { 1 }
+    }
+
+    /// The model of a file that [`crate::Model::load`] takes, without the memory and time of making it.
+    ///
+    /// # Errors
+    /// As [`crate::Model::load`].
+    pub fn of_file(path: &Path) -> Result<Self, ModelError> {
+        Ok(weights::load(path)?.0)
     }
 
     /// # Errors

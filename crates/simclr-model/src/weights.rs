@@ -12,6 +12,7 @@ use safetensors::tensor::TensorView;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::infer::infer;
+use crate::layout::layout;
 use crate::pth;
 
 /// Writes `tensors` with the description of their model; the file is whole or not there.
@@ -46,8 +47,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// The tensors of a file, whichever of the two formats it has, and the model that they belong to: the one that the file
-/// names, or else the one whose names and shapes they have.
+/// The tensors of a file, whichever of the two formats it has, and the model whose tensors they are, all of them: the one that
+/// the file names, or else the one whose names and shapes they have.
 pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
     let metadata = |source| ModelError::Metadata { path: path.to_owned(), source: Box::new(source) };
@@ -64,7 +65,13 @@ pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>
         None => infer(&tensors).map_err(|source| ModelError::Unknown { path: path.to_owned(), source })?,
     };
     config.validate().map_err(metadata)?;
-    Ok((config, tensors))
+    // Before memory is taken for a model: a file may claim to be of any size.
+    let problems = problems(&tensors, &layout(&config)?);
+    if problems.is_empty() {
+        Ok((config, tensors))
+    } else {
+        Err(ModelError::Entries { path: path.to_owned(), problems })
+    }
 }
 
 fn tensors(file: &SafeTensors<'_>) -> Result<BTreeMap<String, Tensor>, ModelError> {
@@ -75,7 +82,7 @@ fn tensors(file: &SafeTensors<'_>) -> Result<BTreeMap<String, Tensor>, ModelErro
 }
 
 /// Every difference between the names, shapes and types of `found` and those of `expected`.
-pub(crate) fn problems(found: &BTreeMap<String, Tensor>, expected: &[(String, Tensor)]) -> Vec<String> {
+fn problems(found: &BTreeMap<String, Tensor>, expected: &[(String, Tensor)]) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, tensor) in expected {
         match found.get(name) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simclr_data::Recipe;
 use simclr_model::{Arch, ModelConfig};
@@ -241,14 +242,35 @@ impl Config {
     /// # Errors
     /// If the file cannot be read or is not what this program writes.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).map_err(|error| {
-            // toml's own message draws the place over several lines; an error of this program is one.
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            anyhow!("{}: line {line}: not the settings of a run: {}", path.display(), error.message().trim_end())
-        })
+        read(path, "a run")
     }
+}
+
+/// Reads the settings of something from the file `path`.
+///
+/// # Errors
+/// If the file cannot be read or holds something else.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, of: &str) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    toml::from_str(&text).map_err(|error| {
+        // toml's own message draws the place over several lines; an error of this program is one.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        anyhow!("{}: line {line}: not the settings of {of}: {}", path.display(), error.message().trim_end())
+    })
+}
+
+/// Checks that a run in `folder` goes on with the settings that it was begun with.
+///
+/// # Errors
+/// [`Usage`] naming each setting that is another, with both values.
+pub(crate) fn must_be_as_saved(folder: &Path, saved: &impl Serialize, now: &impl Serialize) -> anyhow::Result<()> {
+    let changed = differences(saved, now)?;
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (folder, changed) = (folder.display(), changed.join("; "));
+    Err(Usage(format!("--resume goes on with the settings of {folder}, but {changed}")).into())
 }
 
 /// The names of the settings in which two runs differ, with both values: what resuming refuses.

@@ -6,17 +6,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-use candle_core::{DType, Device};
+use anyhow::Context as _;
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use simclr_data::{Pictures, Split, Subset};
 use simclr_eval::LinearConfig;
-use simclr_model::Model;
+use simclr_model::{Model, ModelConfig};
 use simclr_ops::Context;
 
 use crate::checkpoint::{self, State};
 use crate::cli::Cs231nArguments;
-use crate::config::{Config, differences, program};
+use crate::config::{self, Config, program};
 use crate::course_report::{self, Findings};
 use crate::data_sets::DataSet;
 use crate::interrupt::Interrupt;
@@ -75,13 +75,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
     let test = DataSet::Cifar10.open(data_dir, Split::Test, experiment.test_subset, output)?;
     let linear = experiment.linear(&train, &test)?;
     match saved {
-        Some(saved) => {
-            let changed = differences(&saved, &experiment)?;
-            if !changed.is_empty() {
-                let (folder, changed) = (folder.display(), changed.join("; "));
-                return Err(Usage(format!("--resume goes on with the settings of {folder}, but {changed}")).into());
-            }
-        }
+        Some(saved) => config::must_be_as_saved(&folder, &saved, &experiment)?,
         None => experiment.save(&folder)?,
     }
     let whole = RunFolder::at(&folder);
@@ -179,10 +173,10 @@ impl Experiment {
         };
         let Some(path) = weights else { return Ok(course.overridden(arguments)?) };
         output.say(format!("the encoder begins with the weights of {}", path.display()));
-        let model = Model::load(&path, &Device::Cpu, &Context::new())?;
-        let training = course.training.clone().of_model(model.config());
+        let model = ModelConfig::of_file(&path)?;
+        let training = course.training.clone().of_model(&model);
         let experiment = Self { training, ..course }.overridden(arguments)?;
-        experiment.training.must_be(model.config(), &path)?;
+        experiment.training.must_be(&model, &path)?;
         Ok(experiment)
     }
 
@@ -230,14 +224,7 @@ impl Experiment {
 
     fn load(folder: &Path) -> anyhow::Result<Option<Self>> {
         let path = folder.join(FILE);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        match toml::from_str(&text) {
-            Ok(experiment) => Ok(Some(experiment)),
-            Err(error) => bail!("{}: not the settings of an experiment: {}", path.display(), error.message()),
-        }
+        if path.exists() { config::read(&path, "an experiment").map(Some) } else { Ok(None) }
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<()> {

@@ -9,13 +9,13 @@ use candle_core::{DType, Device, Tensor};
 use simclr_data::{Loader, LoaderConfig, Normalization, PairBatch, Pictures, Split, TrainTransform};
 use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
-use simclr_model::Model;
+use simclr_model::{Model, ModelConfig};
 use simclr_ops::Context;
 use simclr_optim::{Adam, AdamConfig};
 
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::cli::PretrainArguments;
-use crate::config::{Config, Views, differences};
+use crate::config::{Config, Views, differences, must_be_as_saved};
 use crate::evaluate::{KnnSets, sample_batch};
 use crate::interrupt::Interrupt;
 use crate::machine;
@@ -48,22 +48,16 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     let config = match &arguments.init {
         // The file says what it is; what is typed beside it must agree.
         Some(path) if saved.is_none() => {
-            let model = Model::load(path, &Device::Cpu, &Context::new())?;
-            let config = base.clone().of_model(model.config()).overridden(arguments)?;
-            config.must_be(model.config(), path)?;
+            let model = ModelConfig::of_file(path)?;
+            let config = base.clone().of_model(&model).overridden(arguments)?;
+            config.must_be(&model, path)?;
             config
         }
         _ => base.clone().overridden(arguments)?,
     };
     config.validate()?;
     if let Some((run, _)) = &saved {
-        let changed = differences(&base, &config)?;
-        if !changed.is_empty() {
-            let run = run.path().display();
-            return Err(
-                Usage(format!("--resume goes on with the settings of {run}, but {}", changed.join("; "))).into()
-            );
-        }
+        must_be_as_saved(run.path(), &base, &config)?;
     }
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&config.device)?;
