@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use candle_core::DType;
 use rayon::prelude::*;
-use simclr_ops::product::{Matrix, MatrixMut, product};
+use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
 use crate::error::EvalError;
 use crate::features::Features;
@@ -125,7 +125,14 @@ fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbo
         let cols = bank.len() / d;
         let tile = &mut tile[..rows * cols];
         let similarities = &mut MatrixMut::new(tile, rows, cols);
-        product(similarities, Matrix::new(queries, rows, d), Matrix::new(bank, cols, d).t(), false, false);
+        product(
+            Instructions::best(),
+            similarities,
+            Matrix::new(queries, rows, d),
+            Matrix::new(bank, cols, d).t(),
+            false,
+            false,
+        );
         for (nearest, similarities) in nearest.iter_mut().zip(tile.chunks_exact(cols)) {
             // What cannot enter the k nearest so far need not be sorted.
             let floor = if nearest.len() == k { nearest.last().copied() } else { None };

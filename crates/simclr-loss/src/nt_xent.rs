@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use simclr_ops::Element;
-use simclr_ops::product::{Matrix, MatrixMut, product};
+use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
 use crate::error::{LossError, check_temperature, check_views};
 
@@ -201,7 +201,7 @@ impl<T: Element> Views<T> {
                 }
                 let others = Matrix::new(&self.unit[columns.start * d..], columns.len(), d);
                 let weights = Matrix::new(tile, rows, columns.len());
-                product(&mut MatrixMut::new(&mut sums, rows, d), weights, others, true, false);
+                product(Instructions::best(), &mut MatrixMut::new(&mut sums, rows, d), weights, others, true, false);
             });
             for (row, sums) in sums.chunks_exact_mut(d).enumerate() {
                 let (unit, length) = (&self.unit[(first + row) * d..][..d], self.lengths[first + row]);
@@ -242,7 +242,14 @@ impl<T: Element> Views<T> {
             let tile = &mut tile[..rows * columns.len()];
             let (own, others) = (&self.unit[first * d..], &self.unit[start * d..]);
             let similarities = &mut MatrixMut::new(tile, rows, columns.len());
-            product(similarities, Matrix::new(own, rows, d), Matrix::new(others, columns.len(), d).t(), false, false);
+            product(
+                Instructions::best(),
+                similarities,
+                Matrix::new(own, rows, d),
+                Matrix::new(others, columns.len(), d).t(),
+                false,
+                false,
+            );
             consume(columns, tile);
         }
     }

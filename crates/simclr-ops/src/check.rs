@@ -4,11 +4,13 @@ use candle_core::{Device, Tensor};
 
 use crate::context::{Context, Form};
 use crate::error::OpsError;
+use crate::product::Instructions;
 use crate::random::stream;
 
-/// A context of every form.
-pub(crate) fn forms() -> [Context; 2] {
-    [Form::Reference, Form::Fast].map(Context::with_form)
+/// A context of every form: the reference, and the fast one with all the instructions that this CPU has.
+pub(crate) fn forms() -> impl Iterator<Item = Context> {
+    let fast = Instructions::available().map(|instructions| Context::new().with_instructions(instructions));
+    std::iter::once(Context::with_form(Form::Reference)).chain(fast)
 }
 
 /// Standard normal numbers in f64.

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::OpsError;
+use crate::product::Instructions;
 use crate::profile::{Profile, Work};
 
 /// Which implementation of an op runs, where there are several.
@@ -41,13 +42,19 @@ impl Reduction for OneProcess {
 #[derive(Clone, Debug)]
 pub struct Context {
     form: Form,
+    instructions: Instructions,
     reduction: Arc<dyn Reduction>,
     profile: Option<Arc<Profile>>,
 }
 
 impl Default for Context {
     fn default() -> Self {
-        Self { form: Form::default(), reduction: Arc::new(OneProcess), profile: None }
+        Self {
+            form: Form::default(),
+            instructions: Instructions::best(),
+            reduction: Arc::new(OneProcess),
+            profile: None,
+        }
     }
 }
 
@@ -60,6 +67,16 @@ impl Context {
     /// Forces one form, as tests do to compare them.
     pub fn with_form(form: Form) -> Self {
         Self { form, ..Self::default() }
+    }
+
+    /// The same with other instructions in its products than the best, as tests and measurements ask.
+    ///
+    /// # Panics
+    /// If this CPU has them not.
+    #[must_use]
+    pub fn with_instructions(self, instructions: Instructions) -> Self {
+        assert!(instructions.is_available(), "this CPU has no {instructions} instructions");
+        Self { instructions, ..self }
     }
 
     /// The same with sums over the batch taken by `reduction`.
@@ -85,6 +102,11 @@ impl Context {
     /// The form that ops choose.
     pub fn form(&self) -> Form {
         self.form
+    }
+
+    /// The instructions of its products.
+    pub fn instructions(&self) -> Instructions {
+        self.instructions
     }
 
     /// Where sums over the batch go.

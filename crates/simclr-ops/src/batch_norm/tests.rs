@@ -76,7 +76,7 @@ fn the_fast_gradients_are_the_reference_s() {
     // More rows than a block, more blocks than a task.
     for dims in [&[300usize, 33][..], &[70, 16, 9, 31]] {
         let (a, r) = (arguments(dims), random(dims, 4));
-        let [reference, fast] = forms().map(|ctx| {
+        let [reference, fast] = [Form::Reference, Form::Fast].map(Context::with_form).map(|ctx| {
             let (y, saved) = forward(&ctx, &a[0], &a[1], &a[2], Some(&r), CONFIG).unwrap();
             let g = backward(&ctx, &saved, &random(dims, 5)).unwrap();
             [y, g.x, g.weight, g.bias, g.residual.unwrap()]

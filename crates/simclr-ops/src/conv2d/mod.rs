@@ -1,7 +1,11 @@
 //! Two-dimensional convolution on NHWC maps, without bias: forward, gradient of the input, gradient of the weights.
 
+mod correlate;
 mod cpu;
 mod reference;
+mod transforms;
+mod weight_gradient;
+mod winograd;
 
 use candle_core::Tensor;
 
@@ -58,7 +62,9 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
                     y
                 }
                 // SAFETY: `forward` writes every output of every pixel.
-                Form::Fast => unsafe { written(g.rows() * g.c_out, |y| cpu::forward(g, &x, &weight, y)) },
+                Form::Fast => unsafe {
+                    written(g.rows() * g.c_out, |y| cpu::forward(ctx.instructions(), g, &x, &weight, y))
+                },
             }
         };
         tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
@@ -91,7 +97,7 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
             let x = elements::<T>(OP, "x", &saved.x)?;
             match ctx.form() {
                 Form::Reference => reference::backward_weight(&g, &x, &grad, &mut dw),
-                Form::Fast => cpu::backward_weight(&g, &x, &grad, &mut dw),
+                Form::Fast => cpu::backward_weight(ctx.instructions(), &g, &x, &grad, &mut dw),
             }
             tensor(dw, saved.weight.shape())
         })?;
@@ -105,7 +111,9 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
                     dx
                 }
                 // SAFETY: `backward_input` writes the gradient of every input.
-                Form::Fast => unsafe { written(len, |dx| cpu::backward_input(&g, &weight, &grad, dx)) },
+                Form::Fast => unsafe {
+                    written(len, |dx| cpu::backward_input(ctx.instructions(), &g, &weight, &grad, dx))
+                },
             };
             tensor(dx, saved.x.shape())
         };
@@ -179,11 +187,6 @@ impl Geometry {
         let multiply_adds = self.rows() * self.taps() * self.c_out;
         let elements = self.n * self.h * self.w * self.c_in + self.rows() * self.c_out + self.taps() * self.c_out;
         Work { operations: 2 * multiply_adds as u64, ..Work::pass(elements, float_type.width()) }
-    }
-
-    /// Whether every output pixel sees just the input pixel at its place.
-    fn is_pointwise(&self) -> bool {
-        self.k_h == 1 && self.k_w == 1 && self.stride == 1 && self.pad_h == 0 && self.pad_w == 0
     }
 }
 

@@ -54,7 +54,7 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>
         }
         match ctx.form() {
             Form::Reference => reference::add_product(&x, &weight, c_in, &mut y),
-            Form::Fast => cpu::add_product(&x, &weight, c_in, &mut y),
+            Form::Fast => cpu::add_product(ctx.instructions(), &x, &weight, c_in, &mut y),
         }
         tensor(y, (n, c_out))
     }
@@ -97,7 +97,7 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
         let (mut dx, mut dw) = (vec![T::zero(); n * c_in], vec![T::zero(); c_out * c_in]);
         match ctx.form() {
             Form::Reference => reference::gradients(&x, &weight, &grad, c_out, &mut dx, &mut dw),
-            Form::Fast => cpu::gradients(&x, &weight, &grad, c_out, &mut dx, &mut dw),
+            Form::Fast => cpu::gradients(ctx.instructions(), &x, &weight, &grad, c_out, &mut dx, &mut dw),
         }
         let mut db = vec![T::zero(); c_out];
         for row in grad.chunks_exact(c_out) {
