@@ -8,9 +8,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder, VarMap};
 use sha2::{Digest, Sha256};
-use simclr_ops::Context;
 use simclr_ops::autograd::{self, Sink};
 use simclr_ops::tape::Tape;
+use simclr_ops::{Context, Precision};
 
 use crate::config::ModelConfig;
 use crate::encoder::Encoder;
@@ -232,6 +232,10 @@ impl Model {
             _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
         }
         let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
+        let nhwc = match self.ctx.precision() {
+            Precision::Full => nhwc,
+            Precision::Bf16 => nhwc.to_dtype(DType::BF16)?,
+        };
         let mut pass = Pass { tape: Tape::new(&self.ctx), mode };
         let pictures = pass.tape.constant(&nhwc);
         let features = self.encoder.forward(&mut pass, &pictures)?;

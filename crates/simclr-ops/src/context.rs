@@ -17,6 +17,16 @@ pub enum Form {
     Fast,
 }
 
+/// How the maps between layers are kept, and with what products multiply. Parameters, statistics and sums are never less than f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// As the parameters: f32, or f64 to check against.
+    #[default]
+    Full,
+    /// bf16: half the memory, eight bits of precision.
+    Bf16,
+}
+
 /// Where a sum over the batch goes: nowhere for one process, over all of them in data-parallel training.
 pub trait Reduction: Debug + Send + Sync {
     /// Replaces each of `values` by its sum over all processes.
@@ -43,6 +53,7 @@ impl Reduction for OneProcess {
 pub struct Context {
     form: Form,
     instructions: Instructions,
+    precision: Precision,
     reduction: Arc<dyn Reduction>,
     profile: Option<Arc<Profile>>,
 }
@@ -52,6 +63,7 @@ impl Default for Context {
         Self {
             form: Form::default(),
             instructions: Instructions::best(),
+            precision: Precision::default(),
             reduction: Arc::new(OneProcess),
             profile: None,
         }
@@ -77,6 +89,12 @@ impl Context {
     pub fn with_instructions(self, instructions: Instructions) -> Self {
         assert!(instructions.is_available(), "this CPU has no {instructions} instructions");
         Self { instructions, ..self }
+    }
+
+    /// The same with maps of another precision.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The same with sums over the batch taken by `reduction`.
@@ -107,6 +125,11 @@ impl Context {
     /// The instructions of its products.
     pub fn instructions(&self) -> Instructions {
         self.instructions
+    }
+
+    /// How whoever makes maps should make them; an op follows the maps that it is given.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Where sums over the batch go.

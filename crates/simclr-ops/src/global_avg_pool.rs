@@ -3,40 +3,42 @@
 //! One pass over little memory: the plain loop is the only form.
 
 use candle_core::Tensor;
+use num_traits::Zero;
 use rayon::prelude::*;
 
 use crate::context::Context;
-use crate::element::{Element, narrow};
+use crate::element::{Stored, narrow};
 use crate::error::OpsError;
 use crate::simd::simd;
-use crate::storage::{dispatch, elements, float_type, tensor};
+use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor};
 
 const OP: &str = "global_avg_pool";
 
-/// What [`backward`] needs of the forward pass: the shape of the map.
+/// What [`backward`] needs of the forward pass: the shape of the map and the type it is kept in.
 #[derive(Clone, Debug)]
 pub struct Saved {
     dims: [usize; 4],
+    float_type: FloatType,
 }
 
 /// The mean of every channel of every picture.
 ///
 /// # Shapes
-/// `x`: `[n, h, w, c]`, contiguous, `h · w > 0`. Returns `[n, c]`.
+/// `x`: `[n, h, w, c]`, contiguous, `h · w > 0`. Returns `[n, c]`, of f32 if the map is of bf16.
 ///
 /// # Errors
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if `x` is not as above.
 pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
-    fn run<T: Element>(x: &Tensor, [n, h, w, c]: [usize; 4]) -> Result<Tensor, OpsError> {
-        let x = elements::<T>(OP, "x", x)?;
-        let mut y = vec![T::zero(); n * c];
-        let share = narrow::<T>(1.0 / (h * w) as f64);
+    fn run<S: Stored>(x: &Tensor, [n, h, w, c]: [usize; 4]) -> Result<Tensor, OpsError> {
+        let x = elements::<S>(OP, "x", x)?;
+        let mut y = vec![S::Wide::zero(); n * c];
+        let share = narrow::<S::Wide>(1.0 / (h * w) as f64);
         y.par_chunks_mut(c).zip(x.par_chunks(h * w * c)).for_each(|(y, x)| {
             simd(
                 #[inline(always)]
                 || {
                     for pixel in x.chunks_exact(c) {
-                        y.iter_mut().zip(pixel).for_each(|(y, &x)| *y += x);
+                        y.iter_mut().zip(pixel).for_each(|(y, &x)| *y += x.widen());
                     }
                     y.iter_mut().for_each(|y| *y *= share);
                 },
@@ -47,7 +49,10 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
     match *x.dims() {
         [n, h, w, c] if h * w * c > 0 => {
             let dims = [n, h, w, c];
-            Ok((dispatch!(float_type(OP, "x", x)?, run(x, dims))?, Saved { dims }))
+            Ok((
+                dispatch_stored!(stored_type(OP, "x", x)?, run(x, dims))?,
+                Saved { dims, float_type: stored_type(OP, "x", x)? },
+            ))
         }
         _ => Err(OpsError::shape(OP, "x", x, "[n, h, w, c] with at least one pixel and channel")),
     }
@@ -61,13 +66,13 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
 /// # Errors
 /// As [`forward`].
 pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
-    fn run<T: Element>([n, h, w, c]: [usize; 4], grad: &Tensor) -> Result<Tensor, OpsError> {
-        let grad = elements::<T>(OP, "grad", grad)?;
-        let mut dx = vec![T::zero(); n * h * w * c];
-        let share = narrow::<T>(1.0 / (h * w) as f64);
+    fn run<S: Stored>([n, h, w, c]: [usize; 4], grad: &Tensor) -> Result<Tensor, OpsError> {
+        let grad = elements::<S::Wide>(OP, "grad", grad)?;
+        let mut dx = vec![S::zero(); n * h * w * c];
+        let share = narrow::<S::Wide>(1.0 / (h * w) as f64);
         dx.par_chunks_mut(h * w * c).zip(grad.par_chunks(c)).for_each(|(dx, grad)| {
             for pixel in dx.chunks_exact_mut(c) {
-                pixel.iter_mut().zip(grad).for_each(|(dx, &g)| *dx = g * share);
+                pixel.iter_mut().zip(grad).for_each(|(dx, &g)| *dx = S::narrow(g * share));
             }
         });
         tensor(dx, (n, h, w, c))
@@ -76,7 +81,7 @@ pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, Ops
     if grad.dims() != [n, c] {
         return Err(OpsError::shape(OP, "grad", grad, format!("[{n}, {c}], the shape of the output")));
     }
-    dispatch!(float_type(OP, "grad", grad)?, run(saved.dims, grad))
+    dispatch_stored!(saved.float_type, run(saved.dims, grad))
 }
 
 #[cfg(test)]
@@ -106,6 +111,19 @@ mod tests {
     }
 
     #[test]
+    fn a_map_of_bf16_has_a_mean_of_f32() {
+        let x = random(&[3, 4, 4, 33], 1).to_dtype(DType::F32).unwrap().to_dtype(DType::BF16).unwrap();
+        let (y, saved) = forward(&Context::new(), &x).unwrap();
+        assert_eq!(y.dtype(), DType::F32);
+        close(&y, &x.to_dtype(DType::F64).unwrap().mean((1, 2)).unwrap(), 1e-6, "mean");
+        let grad = random(&[3, 33], 2).to_dtype(DType::F32).unwrap();
+        let dx = backward(&Context::new(), &saved, &grad).unwrap();
+        assert_eq!(dx.dtype(), DType::BF16);
+        let share = (grad / 16.0).unwrap().reshape((3, 1, 1, 33)).unwrap().broadcast_as((3, 4, 4, 33)).unwrap();
+        close(&dx, &share, 2f64.powi(-8), "gradient");
+    }
+
+    #[test]
     fn wrong_shapes_and_types_are_named() {
         let ctx = Context::new();
         let flat = random(&[2, 3], 1);
@@ -113,6 +131,6 @@ mod tests {
         assert!(message.contains("x has shape [2, 3], expected [n, h, w, c]"), "{message}");
         let bytes = random(&[1, 1, 1, 1], 1).to_dtype(DType::U8).unwrap();
         let message = forward(&ctx, &bytes).unwrap_err().to_string();
-        assert!(message.contains("elements of type U8, expected f32 or f64"), "{message}");
+        assert!(message.contains("elements of type U8, expected f32, f64 or bf16"), "{message}");
     }
 }

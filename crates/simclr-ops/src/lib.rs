@@ -30,6 +30,6 @@ pub mod tape;
 mod check;
 mod simd;
 
-pub use context::{Context, Form};
+pub use context::{Context, Form, Precision};
 pub use element::Element;
 pub use error::OpsError;

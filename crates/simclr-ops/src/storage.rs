@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage,
 
 use rayon::prelude::*;
 
-use crate::element::Element;
+use crate::element::Stored;
 use crate::error::OpsError;
 use crate::simd::{CHUNK, simd};
 
@@ -21,7 +21,7 @@ pub(crate) struct Elements<'a, T> {
     element: PhantomData<T>,
 }
 
-impl<T: Element> Deref for Elements<'_, T> {
+impl<T: Stored> Deref for Elements<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -34,7 +34,7 @@ impl<T: Element> Deref for Elements<'_, T> {
 }
 
 /// The elements of `tensor`, which must be on the CPU, of type `T` and contiguous.
-pub(crate) fn elements<'a, T: Element>(
+pub(crate) fn elements<'a, T: Stored>(
     op: &'static str,
     argument: &'static str,
     tensor: &'a Tensor,
@@ -62,17 +62,31 @@ pub(crate) fn float_type(op: &'static str, argument: &'static str, tensor: &Tens
     }
 }
 
+/// The same for ops that also take maps of bf16.
+pub(crate) fn stored_type(op: &'static str, argument: &'static str, tensor: &Tensor) -> Result<FloatType, OpsError> {
+    match tensor.dtype() {
+        DType::BF16 if tensor.device().is_cpu() => Ok(FloatType::BF16),
+        DType::F32 | DType::F64 | DType::BF16 => float_type(op, argument, tensor),
+        found => Err(OpsError::Dtype { op, argument, found, expected: "f32, f64 or bf16" }),
+    }
+}
+
 /// The element types that ops have forms for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FloatType {
     F32,
     F64,
+    BF16,
 }
 
 impl FloatType {
     /// The one of an element type.
-    pub(crate) fn of<T: Element>() -> Self {
-        if T::DTYPE == DType::F64 { Self::F64 } else { Self::F32 }
+    pub(crate) fn of<T: Stored>() -> Self {
+        match T::DTYPE {
+            DType::F64 => Self::F64,
+            DType::BF16 => Self::BF16,
+            _ => Self::F32,
+        }
     }
 
     /// Bytes of an element.
@@ -80,6 +94,7 @@ impl FloatType {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
+            Self::BF16 => 2,
         }
     }
 }
@@ -88,12 +103,25 @@ impl FloatType {
 macro_rules! dispatch {
     ($float_type:expr, $function:ident($($argument:expr),* $(,)?)) => {
         match $float_type {
-            $crate::storage::FloatType::F32 => $function::<f32>($($argument),*),
             $crate::storage::FloatType::F64 => $function::<f64>($($argument),*),
+            // `float_type` gives no other.
+            _ => $function::<f32>($($argument),*),
         }
     };
 }
 pub(crate) use dispatch;
+
+/// Calls a generic function with the element type found by [`stored_type`].
+macro_rules! dispatch_stored {
+    ($float_type:expr, $function:ident($($argument:expr),* $(,)?)) => {
+        match $float_type {
+            $crate::storage::FloatType::F32 => $function::<f32>($($argument),*),
+            $crate::storage::FloatType::F64 => $function::<f64>($($argument),*),
+            $crate::storage::FloatType::BF16 => $function::<half::bf16>($($argument),*),
+        }
+    };
+}
+pub(crate) use dispatch_stored;
 
 fn device_name(device: &Device) -> &'static str {
     match device {
@@ -107,7 +135,7 @@ fn device_name(device: &Device) -> &'static str {
 ///
 /// # Safety
 /// `write` must write every element.
-pub(crate) unsafe fn written<T: Element>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+pub(crate) unsafe fn written<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut elements = Vec::new();
     // SAFETY: the caller's promise is passed on.
     unsafe { overwrite(&mut elements, len, write) };
@@ -118,11 +146,7 @@ pub(crate) unsafe fn written<T: Element>(len: usize, write: impl FnOnce(&mut [Ma
 ///
 /// # Safety
 /// `write` must write every element.
-pub(crate) unsafe fn overwrite<T: Element>(
-    elements: &mut Vec<T>,
-    len: usize,
-    write: impl FnOnce(&mut [MaybeUninit<T>]),
-) {
+pub(crate) unsafe fn overwrite<T>(elements: &mut Vec<T>, len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) {
     elements.clear();
     elements.reserve_exact(len);
     write(&mut elements.spare_capacity_mut()[..len]);
@@ -131,7 +155,7 @@ pub(crate) unsafe fn overwrite<T: Element>(
 }
 
 /// A CPU tensor that owns `elements`.
-pub(crate) fn tensor<T: Element>(elements: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor, OpsError> {
+pub(crate) fn tensor<T: Stored>(elements: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor, OpsError> {
     Ok(Tensor::from_vec(elements, shape.into(), &Device::Cpu)?)
 }
 
@@ -142,11 +166,11 @@ pub(crate) fn tensor<T: Element>(elements: Vec<T>, shape: impl Into<Shape>) -> R
 ///
 /// # Errors
 /// If `tensor` is not a contiguous CPU tensor of type `T`.
-pub fn modify<T: Element>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Result<(), OpsError> {
+pub fn modify<T: Stored>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Result<(), OpsError> {
     // `cpu_fwd` may only be called once on what it takes, and only through a shared reference: hence the lock.
     struct Modify<T, F>(Mutex<Option<F>>, PhantomData<fn(T)>);
 
-    impl<T: Element, F: FnOnce(&mut [T])> InplaceOp1 for Modify<T, F> {
+    impl<T: Stored, F: FnOnce(&mut [T])> InplaceOp1 for Modify<T, F> {
         fn name(&self) -> &'static str {
             "modify in place"
         }
@@ -155,7 +179,8 @@ pub fn modify<T: Element>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Resu
             let all: &mut dyn Any = match storage {
                 CpuStorage::F32(all) => all,
                 CpuStorage::F64(all) => all,
-                _ => candle_core::bail!("only f32 and f64 are changed in place"),
+                CpuStorage::BF16(all) => all,
+                _ => candle_core::bail!("only f32, f64 and bf16 are changed in place"),
             };
             let Some((start, end)) = layout.contiguous_offsets() else {
                 candle_core::bail!("elements changed in place must be contiguous, strides are {:?}", layout.stride())
@@ -173,16 +198,32 @@ pub fn modify<T: Element>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Resu
 
 /// `sum += term` where `sum` is, which nothing else may be reading.
 pub(crate) fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
-    fn run<T: Element>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
-        let term = elements::<T>("sum of gradients", "term", term)?;
-        modify::<T>(sum, |sum| {
+    fn run<S: Stored>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
+        let term = elements::<S>("sum of gradients", "term", term)?;
+        modify::<S>(sum, |sum| {
             sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
                 simd(
                     #[inline(always)]
-                    || sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t),
+                    || sum.iter_mut().zip(term).for_each(|(s, &t)| *s = S::narrow(s.widen() + t.widen())),
                 );
             });
         })
     }
-    dispatch!(float_type("sum of gradients", "sum", sum)?, run(sum, term))
+    dispatch_stored!(stored_type("sum of gradients", "sum", sum)?, run(sum, term))
+}
+
+/// Widens numbers into memory of the same length, all of which it writes.
+pub(crate) fn widen<S: Stored>(numbers: &[S], wide: &mut [MaybeUninit<S::Wide>]) {
+    simd(
+        #[inline(always)]
+        || numbers.iter().zip(wide).for_each(|(number, wide)| _ = wide.write(number.widen())),
+    );
+}
+
+/// Rounds numbers into memory of the same length, all of which it writes.
+pub(crate) fn narrow<S: Stored>(wide: &[S::Wide], numbers: &mut [MaybeUninit<S>]) {
+    simd(
+        #[inline(always)]
+        || wide.iter().zip(numbers).for_each(|(&wide, number)| _ = number.write(S::narrow(wide))),
+    );
 }

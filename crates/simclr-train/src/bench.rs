@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
-use simclr_ops::Context;
 use simclr_ops::profile::Profile;
 use simclr_ops::random::stream;
 use simclr_optim::{Adam, AdamConfig};
@@ -39,7 +38,8 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
     let profile = Arc::new(Profile::default());
-    let ctx = if arguments.breakdown { Context::new().with_profile(profile.clone()) } else { Context::new() };
+    let ctx = config.context();
+    let ctx = if arguments.breakdown { ctx.with_profile(profile.clone()) } else { ctx };
     let model = Model::new(&model_config, 0, DType::F32, &device, &ctx)?;
     let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
     let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
@@ -77,10 +77,11 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
         "peak_mib": machine::peak_mib(), "gflops": gflops,
     });
     let mut text = format!(
-        "{} (width {}), batch {}, f32, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
+        "{} (width {}), batch {}, {}, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
         config.arch,
         config.width,
         config.batch,
+        arguments.precision,
         rayon::current_num_threads(),
         machine::peak_mib().map_or("unknown".into(), |mib| mib.to_string()),
     );

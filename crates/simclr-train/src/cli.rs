@@ -166,7 +166,7 @@ pub(crate) struct PretrainArguments {
     /// separate: a forward pass and batch statistics per view (the course); joint: one pass of both [default: separate]
     #[arg(long, value_name = "MODE", help_heading = "Training")]
     pub(crate) views: Option<String>,
-    /// Number format of activations: f32 [default: f32]
+    /// Number format of activations and of the operands of products: f32 or bf16 [default: f32]
     #[arg(long, value_name = "FORMAT", help_heading = "Training")]
     pub(crate) precision: Option<String>,
     /// What initial values, order and augmentation are drawn from [default: 0]
@@ -391,7 +391,7 @@ pub(crate) struct BenchStepArguments {
     /// Steps that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,
-    /// Number format of activations: f32
+    /// Number format of activations and of the operands of products: f32 or bf16
     #[arg(long, default_value = "f32")]
     pub(crate) precision: String,
     /// Show where the time goes, by op and phase, beside what this machine can do at most

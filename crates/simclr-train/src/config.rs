@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simclr_data::Recipe;
 use simclr_model::{Arch, ModelConfig};
+use simclr_ops::Context;
 
 use crate::Usage;
 use crate::cli::PretrainArguments;
@@ -87,6 +88,8 @@ pub(crate) enum Views {
 pub(crate) enum Precision {
     /// Single precision throughout.
     F32,
+    /// bf16 between layers and as operands of products; parameters, statistics, sums and the loss in f32.
+    Bf16,
 }
 
 /// Update rules.
@@ -237,6 +240,14 @@ impl Config {
         Ok(ModelConfig { width: self.width, feature_dim: self.feature_dim, ..ModelConfig::new(arch) })
     }
 
+    /// Where and how its model computes.
+    pub(crate) fn context(&self) -> Context {
+        Context::new().with_precision(match self.precision {
+            Precision::F32 => simclr_ops::Precision::Full,
+            Precision::Bf16 => simclr_ops::Precision::Bf16,
+        })
+    }
+
     /// From the file of a run.
     ///
     /// # Errors
@@ -311,11 +322,11 @@ fn parse<T: Copy>(flag: &str, found: &str, known: &[(&str, T)]) -> Result<T, Usa
 /// The precision of a flag.
 ///
 /// # Errors
-/// [`Usage`] for one that is unknown or not there yet.
+/// [`Usage`] for one that is unknown.
 pub(crate) fn precision(name: &str) -> Result<Precision, Usage> {
     match name {
-        "bf16" | "f16" => Err(Usage(format!("--precision is {name}, which is not there yet: f32 is"))),
-        _ => parse("--precision", name, &[("f32", Precision::F32)]),
+        "f16" => Err(Usage("--precision is f16, which only GPUs have: f32 or bf16 are here".into())),
+        _ => parse("--precision", name, &[("f32", Precision::F32), ("bf16", Precision::Bf16)]),
     }
 }
 
@@ -362,8 +373,8 @@ mod tests {
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        assert!(precision("bf16").unwrap_err().to_string().contains("not there yet"));
-        assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32"));
+        assert!(precision("f16").unwrap_err().to_string().contains("only GPUs"));
+        assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32 or bf16"));
     }
 
     #[test]

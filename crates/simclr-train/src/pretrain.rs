@@ -10,7 +10,6 @@ use simclr_data::{Loader, LoaderConfig, Normalization, PairBatch, Pictures, Spli
 use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
-use simclr_ops::Context;
 use simclr_optim::{Adam, AdamConfig};
 
 use crate::checkpoint::{self, Checkpoints, State};
@@ -113,7 +112,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     // The test split is looked at here, once, after everything was chosen.
     let final_sets = KnnSets { bank: train.clone(), queries: test };
     let protocols = final_sets.protocols(config.knn_k, config.knn_temperature, output);
-    let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &Context::new())?;
+    let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &config.context())?;
     let outcome = Outcome {
         state: training.state.clone(),
         batch: config.batch,
@@ -206,7 +205,7 @@ impl<'a> Training<'a> {
         monitor: Monitor,
         output: &Output,
     ) -> anyhow::Result<Self> {
-        let (ctx, checkpoints) = (Context::new(), Checkpoints::new(run.checkpoints()));
+        let (ctx, checkpoints) = (config.context(), Checkpoints::new(run.checkpoints()));
         let settings = AdamConfig {
             learning_rate: config.learning_rate,
             weight_decay: config.weight_decay,
@@ -360,7 +359,7 @@ impl<'a> Training<'a> {
 
     /// What the whole run will take, from a few steps and one evaluation batch of a model that is thrown away.
     fn expected_time(&self, train: &Arc<dyn Pictures>, test: &Arc<dyn Pictures>) -> anyhow::Result<Duration> {
-        let (config, ctx) = (self.config, Context::new());
+        let (config, ctx) = (self.config, self.config.context());
         let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
         let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
         let Some(batch) = self.loader.epoch(0, 0).next() else { bail!("the training pictures fill no batch") };

@@ -5,22 +5,24 @@
 
 use std::mem::MaybeUninit;
 
+use num_traits::{Float, Zero};
 use rayon::prelude::*;
 
 use super::{Affine, Pass};
-use crate::element::{Element, wide};
+use crate::element::{Element, Stored, wide};
 use crate::simd::{CHUNK, simd};
 
 /// Rows that are summed in the element type before f64 takes over: few enough to lose no digits.
 const BLOCK_ROWS: usize = 128;
 
 /// `[Σ x, Σ x²]` per channel.
-pub(super) fn moments<T: Element>(x: &[T], channels: usize) -> Vec<f64> {
+pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
     let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
-    let mut sums = sum_blocks::<T>(x.len(), channels, |range, sum, square| {
+    let pivot: Vec<S::Wide> = pivot.iter().map(|x| x.widen()).collect();
+    let mut sums = sum_blocks::<S::Wide>(x.len(), channels, |range, sum, square| {
         for row in x[range].chunks_exact(channels) {
-            for ((&x, &p), (sum, square)) in row.iter().zip(pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
-                let d = x - p;
+            for ((&x, &p), (sum, square)) in row.iter().zip(&pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
+                let d = x.widen() - p;
                 *sum += d;
                 *square += d * d;
             }
@@ -78,16 +80,16 @@ fn task(channels: usize) -> usize {
 }
 
 /// Writes all of `y`.
-pub(super) fn scale_and_shift<T: Element>(
-    x: &[T],
-    residual: Option<&[T]>,
-    scale: &[T],
-    shift: &[T],
+pub(super) fn scale_and_shift<S: Stored>(
+    x: &[S],
+    residual: Option<&[S]>,
+    scale: &[S::Wide],
+    shift: &[S::Wide],
     relu: bool,
-    y: &mut [MaybeUninit<T>],
+    y: &mut [MaybeUninit<S>],
 ) {
     let channels = scale.len();
-    let floor = if relu { T::zero() } else { T::neg_infinity() };
+    let floor = if relu { S::Wide::zero() } else { S::Wide::neg_infinity() };
     let task = task(channels);
     y.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(i, (y, x))| {
         let residual = residual.map(|r| &r[i * task..][..x.len()]);
@@ -97,7 +99,7 @@ pub(super) fn scale_and_shift<T: Element>(
                 None => {
                     for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                         for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                            y.write(at_least(x * scale + shift, floor));
+                            y.write(S::narrow(at_least(x.widen() * scale + shift, floor)));
                         }
                     }
                 }
@@ -105,7 +107,7 @@ pub(super) fn scale_and_shift<T: Element>(
                     let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
                     for ((y, x), r) in rows.zip(residual.chunks_exact(channels)) {
                         for ((((y, &x), &scale), &shift), &r) in y.iter_mut().zip(x).zip(scale).zip(shift).zip(r) {
-                            y.write(at_least(x * scale + shift + r, floor));
+                            y.write(S::narrow(at_least(x.widen() * scale + shift + r.widen(), floor)));
                         }
                     }
                 }
@@ -121,7 +123,7 @@ fn at_least<T: Element>(value: T, floor: T) -> T {
 }
 
 /// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted, all of it.
-pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut [MaybeUninit<T>]>) -> Vec<f64> {
+pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, passed: Option<&mut [MaybeUninit<S>]>) -> Vec<f64> {
     let channels = pass.mean.len();
     if let Some(passed) = passed {
         let task = task(channels);
@@ -134,14 +136,14 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
                     None => drop(passed.write_copy_of_slice(grad)),
                     Some(y) => {
                         for ((passed, &g), &y) in passed.iter_mut().zip(grad).zip(&y[range]) {
-                            passed.write(gate(g, y));
+                            passed.write(S::narrow(gate(g, y)));
                         }
                     }
                 },
             );
         });
     }
-    sum_blocks::<T>(pass.x.len(), channels, |range, sum, by_x| {
+    sum_blocks::<S::Wide>(pass.x.len(), channels, |range, sum, by_x| {
         let rows = pass.x[range.clone()].chunks_exact(channels).zip(pass.grad[range.clone()].chunks_exact(channels));
         match pass.y {
             None => {
@@ -149,8 +151,9 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
                     for ((((&x, &g), &mean), sum), by_x) in
                         x.iter().zip(grad).zip(pass.mean).zip(sum.iter_mut()).zip(by_x.iter_mut())
                     {
+                        let g = g.widen();
                         *sum += g;
-                        *by_x += g * (x - mean);
+                        *by_x += g * (x.widen() - mean);
                     }
                 }
             }
@@ -161,7 +164,7 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
                     {
                         let g = gate(g, y);
                         *sum += g;
-                        *by_x += g * (x - mean);
+                        *by_x += g * (x.widen() - mean);
                     }
                 }
             }
@@ -170,7 +173,7 @@ pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, passed: Option<&mut 
 }
 
 /// Writes all of `dx`.
-pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_, T>, dx: &mut [MaybeUninit<T>]) {
+pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, dx: &mut [MaybeUninit<S>]) {
     let channels = pass.mean.len();
     let task = task(channels);
     let Affine { scale, by_x, constant } = *affine;
@@ -190,14 +193,14 @@ pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_,
                             for (((dx, &x), &g), (((&mean, &scale), &by_x), &constant)) in
                                 dx.iter_mut().zip(x).zip(grad).zip(per_channel)
                             {
-                                dx.write(g * scale + (x - mean) * by_x + constant);
+                                dx.write(S::narrow(g.widen() * scale + (x.widen() - mean) * by_x + constant));
                             }
                         }
                         Some(y) => {
                             for ((((dx, &x), &g), &y), (((&mean, &scale), &by_x), &constant)) in
                                 dx.iter_mut().zip(x).zip(grad).zip(&y[row]).zip(per_channel)
                             {
-                                dx.write(gate(g, y) * scale + (x - mean) * by_x + constant);
+                                dx.write(S::narrow(gate(g, y) * scale + (x.widen() - mean) * by_x + constant));
                             }
                         }
                     }
@@ -209,6 +212,6 @@ pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_,
 
 /// The gradient behind a ReLU whose output was `y`.
 #[inline(always)]
-fn gate<T: Element>(g: T, y: T) -> T {
-    if y <= T::zero() { T::zero() } else { g }
+fn gate<S: Stored>(g: S, y: S) -> S::Wide {
+    if y.widen() <= S::Wide::zero() { S::Wide::zero() } else { g.widen() }
 }

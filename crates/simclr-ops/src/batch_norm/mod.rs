@@ -9,10 +9,10 @@ mod reference;
 use candle_core::Tensor;
 
 use crate::context::{Context, Form};
-use crate::element::{Element, narrow};
+use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{dispatch, elements, float_type, tensor, written};
+use crate::storage::{dispatch_stored, elements, stored_type, tensor, written};
 
 const OP: &str = "batch_norm";
 
@@ -72,7 +72,8 @@ pub struct Gradients {
 /// Batch norm with the statistics of this batch, which are returned for the running ones.
 ///
 /// # Shapes
-/// `x`: `[…, c]`, contiguous; `weight`, `bias`: `[c]`; `residual`: as `x`; one float type. Returns the shape of `x`.
+/// `x`: `[…, c]`, contiguous; `weight`, `bias`: `[c]`; `residual`: as `x`; one float type, or bf16 maps with f32 parameters.
+/// Returns the shape of `x`.
 ///
 /// # Errors
 /// [`OpsError::OneValuePerChannel`] if the batch has one value per channel; [`OpsError::Shape`], [`OpsError::Dtype`] or
@@ -85,8 +86,8 @@ pub fn forward(
     residual: Option<&Tensor>,
     config: BatchNorm,
 ) -> Result<(Tensor, Saved), OpsError> {
-    fn statistics<T: Element>(ctx: &Context, x: &Tensor, channels: usize) -> Result<Statistics, OpsError> {
-        let x = elements::<T>(OP, "x", x)?;
+    fn statistics<S: Stored>(ctx: &Context, x: &Tensor, channels: usize) -> Result<Statistics, OpsError> {
+        let x = elements::<S>(OP, "x", x)?;
         let mut sums = match ctx.form() {
             Form::Reference => reference::moments(&x, channels),
             Form::Fast => cpu::moments(&x, channels),
@@ -103,11 +104,12 @@ pub fn forward(
         Ok(Statistics { mean, var, count })
     }
     let channels = check(x, weight, bias, residual)?;
-    let float_type = float_type(OP, "x", x)?;
+    let float_type = stored_type(OP, "x", x)?;
     let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
-    let statistics = ctx.timed(OP, "statistics", pass(1), || dispatch!(float_type, statistics(ctx, x, channels)))?;
+    let statistics =
+        ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, statistics(ctx, x, channels)))?;
     let (mean, var) = (&statistics.mean, &statistics.var);
-    let normalise = || dispatch!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config));
+    let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config));
     let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
     let saved = Saved {
         x: x.clone(),
@@ -145,17 +147,17 @@ pub fn inference(
     residual: Option<&Tensor>,
     config: BatchNorm,
 ) -> Result<Tensor, OpsError> {
-    fn widened<T: Element>(argument: &'static str, t: &Tensor, channels: usize) -> Result<Vec<f64>, OpsError> {
+    fn widened<S: Stored>(argument: &'static str, t: &Tensor, channels: usize) -> Result<Vec<f64>, OpsError> {
         if t.dims() != [channels] {
             return Err(OpsError::shape(OP, argument, t, format!("[{channels}]")));
         }
-        Ok(elements::<T>(OP, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
+        Ok(elements::<S::Wide>(OP, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
     }
     let channels = check(x, weight, bias, residual)?;
-    let float_type = float_type(OP, "x", x)?;
-    let mean = dispatch!(float_type, widened("mean", mean, channels))?;
-    let var = dispatch!(float_type, widened("var", var, channels))?;
-    dispatch!(float_type, apply(ctx, x, weight, bias, residual, &mean, &var, config))
+    let float_type = stored_type(OP, "x", x)?;
+    let mean = dispatch_stored!(float_type, widened("mean", mean, channels))?;
+    let var = dispatch_stored!(float_type, widened("var", var, channels))?;
+    dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &mean, &var, config))
 }
 
 /// Gradients of [`forward`] for the gradient of its output.
@@ -166,17 +168,17 @@ pub fn inference(
 /// # Errors
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
-    fn run<T: Element>(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
+    fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
         let Statistics { mean, var, count } = &saved.statistics;
         let channels = mean.len();
         if grad.dims() != saved.x.dims() {
             return Err(OpsError::shape(OP, "grad", grad, format!("{:?}, the shape of the output", saved.x.dims())));
         }
         let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + saved.config.eps).sqrt()).collect();
-        let x = elements::<T>(OP, "x", &saved.x)?;
-        let y = saved.y.as_ref().map(|y| elements::<T>(OP, "y", y)).transpose()?;
-        let grad = elements::<T>(OP, "grad", grad)?;
-        let pass = Pass { x: &x, y: y.as_deref(), grad: &grad, mean: &narrowed::<T>(mean) };
+        let x = elements::<S>(OP, "x", &saved.x)?;
+        let y = saved.y.as_ref().map(|y| elements::<S>(OP, "y", y)).transpose()?;
+        let grad = elements::<S>(OP, "grad", grad)?;
+        let pass = Pass { x: &x, y: y.as_deref(), grad: &grad, mean: &narrowed::<S::Wide>(mean) };
 
         // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU.
         let (sums, residual) = gradient_sums(ctx, &pass, saved.has_residual);
@@ -187,17 +189,18 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
         let mut total = sums.clone();
         ctx.reduction().sum(&mut total)?;
         let weight: Vec<f64> =
-            elements::<T>(OP, "weight", &saved.weight)?.iter().map(|&w| crate::element::wide(w)).collect();
+            elements::<S::Wide>(OP, "weight", &saved.weight)?.iter().map(|&w| crate::element::wide(w)).collect();
         let n = *count as f64;
         let scale: Vec<f64> = (0..channels).map(|c| weight[c] * inv_std[c]).collect();
         let by_x: Vec<f64> =
             (0..channels).map(|c| -scale[c] * inv_std[c] * inv_std[c] * total[channels + c] / n).collect();
         let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * total[c] / n).collect();
-        let (scale, by_x, constant) = (narrowed::<T>(&scale), narrowed::<T>(&by_x), narrowed::<T>(&constant));
+        let (scale, by_x, constant) =
+            (narrowed::<S::Wide>(&scale), narrowed::<S::Wide>(&by_x), narrowed::<S::Wide>(&constant));
         let affine = Affine { scale: &scale, by_x: &by_x, constant: &constant };
         let dx = match ctx.form() {
             Form::Reference => {
-                let mut dx = vec![T::zero(); x.len()];
+                let mut dx = vec![S::zero(); x.len()];
                 reference::input_gradient(&pass, &affine, &mut dx);
                 dx
             }
@@ -206,24 +209,24 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
         };
         Ok(Gradients {
             x: tensor(dx, saved.x.shape())?,
-            weight: tensor(narrowed::<T>(&weight_grad), channels)?,
-            bias: tensor(narrowed::<T>(bias_grad), channels)?,
+            weight: tensor(narrowed::<S::Wide>(&weight_grad), channels)?,
+            bias: tensor(narrowed::<S::Wide>(bias_grad), channels)?,
             residual: residual.map(|r| tensor(r, saved.x.shape())).transpose()?,
         })
     }
-    let float_type = float_type(OP, "grad", grad)?;
+    let float_type = stored_type(OP, "grad", grad)?;
     // Two reads of the input, the gradient and the ReLU's mask, a write of one gradient or of two.
     let tensors = 5 + 2 * usize::from(saved.config.relu) + usize::from(saved.has_residual);
     let work = Work::pass(tensors * grad.elem_count(), float_type.width());
-    ctx.timed(OP, "backward", work, || dispatch!(float_type, run(ctx, saved, grad)))
+    ctx.timed(OP, "backward", work, || dispatch_stored!(float_type, run(ctx, saved, grad)))
 }
 
 /// What both passes of the backward read.
-struct Pass<'a, T> {
-    x: &'a [T],
-    y: Option<&'a [T]>,
-    grad: &'a [T],
-    mean: &'a [T],
+struct Pass<'a, S: Stored> {
+    x: &'a [S],
+    y: Option<&'a [S]>,
+    grad: &'a [S],
+    mean: &'a [S::Wide],
 }
 
 /// `dx = g · scale + (x - mean) · by_x + constant`, per channel.
@@ -234,11 +237,11 @@ struct Affine<'a, T> {
 }
 
 /// `[Σ g, Σ g · (x - mean)]` per channel, and `g` itself if it is wanted.
-fn gradient_sums<T: Element>(ctx: &Context, pass: &Pass<'_, T>, wants_passed: bool) -> (Vec<f64>, Option<Vec<T>>) {
+fn gradient_sums<S: Stored>(ctx: &Context, pass: &Pass<'_, S>, wants_passed: bool) -> (Vec<f64>, Option<Vec<S>>) {
     let mut sums = Vec::new();
     let passed = match ctx.form() {
         Form::Reference => {
-            let mut passed = wants_passed.then(|| vec![T::zero(); pass.x.len()]);
+            let mut passed = wants_passed.then(|| vec![S::zero(); pass.x.len()]);
             sums = reference::gradient_sums(pass, passed.as_deref_mut());
             passed
         }
@@ -260,7 +263,7 @@ fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
 
 /// Normalises with the given statistics.
 #[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
-fn apply<T: Element>(
+fn apply<S: Stored>(
     ctx: &Context,
     x: &Tensor,
     weight: &Tensor,
@@ -271,18 +274,18 @@ fn apply<T: Element>(
     config: BatchNorm,
 ) -> Result<Tensor, OpsError> {
     let shape = x.shape().clone();
-    let x = elements::<T>(OP, "x", x)?;
-    let (weight, bias) = (elements::<T>(OP, "weight", weight)?, elements::<T>(OP, "bias", bias)?);
-    let residual = residual.map(|r| elements::<T>(OP, "residual", r)).transpose()?;
+    let x = elements::<S>(OP, "x", x)?;
+    let (weight, bias) = (elements::<S::Wide>(OP, "weight", weight)?, elements::<S::Wide>(OP, "bias", bias)?);
+    let residual = residual.map(|r| elements::<S>(OP, "residual", r)).transpose()?;
     let scale: Vec<f64> =
         weight.iter().zip(var).map(|(&w, v)| crate::element::wide(w) / (v + config.eps).sqrt()).collect();
     let shift: Vec<f64> =
         bias.iter().zip(mean).zip(&scale).map(|((&b, m), s)| crate::element::wide(b) - m * s).collect();
-    let (scale, shift) = (narrowed::<T>(&scale), narrowed::<T>(&shift));
+    let (scale, shift) = (narrowed::<S::Wide>(&scale), narrowed::<S::Wide>(&shift));
     let residual = residual.as_deref();
     let y = match ctx.form() {
         Form::Reference => {
-            let mut y = vec![T::zero(); x.len()];
+            let mut y = vec![S::zero(); x.len()];
             reference::scale_and_shift(&x, residual, &scale, &shift, config.relu, &mut y);
             y
         }

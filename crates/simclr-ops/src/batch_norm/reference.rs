@@ -1,61 +1,64 @@
 //! The definition, in plain loops.
 
+use num_traits::Zero;
+
 use super::{Affine, Pass};
-use crate::element::{Element, wide};
+use crate::element::{Stored, wide};
 
 /// `[Σ x, Σ x²]` per channel.
-pub(super) fn moments<T: Element>(x: &[T], channels: usize) -> Vec<f64> {
+pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
     let mut sums = vec![0.0; 2 * channels];
     for (i, &x) in x.iter().enumerate() {
         let c = i % channels;
-        sums[c] += wide(x);
-        sums[channels + c] += wide(x) * wide(x);
+        let x = wide(x.widen());
+        sums[c] += x;
+        sums[channels + c] += x * x;
     }
     sums
 }
 
-pub(super) fn scale_and_shift<T: Element>(
-    x: &[T],
-    residual: Option<&[T]>,
-    scale: &[T],
-    shift: &[T],
+pub(super) fn scale_and_shift<S: Stored>(
+    x: &[S],
+    residual: Option<&[S]>,
+    scale: &[S::Wide],
+    shift: &[S::Wide],
     relu: bool,
-    y: &mut [T],
+    y: &mut [S],
 ) {
     for (i, y) in y.iter_mut().enumerate() {
         let c = i % scale.len();
-        let sum = x[i] * scale[c] + shift[c] + residual.map_or(T::zero(), |r| r[i]);
-        *y = if relu && sum <= T::zero() { T::zero() } else { sum };
+        let sum = x[i].widen() * scale[c] + shift[c] + residual.map_or(S::Wide::zero(), |r| r[i].widen());
+        *y = S::narrow(if relu && sum <= S::Wide::zero() { S::Wide::zero() } else { sum });
     }
 }
 
 /// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted.
-pub(super) fn gradient_sums<T: Element>(pass: &Pass<'_, T>, mut passed: Option<&mut [T]>) -> Vec<f64> {
+pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, mut passed: Option<&mut [S]>) -> Vec<f64> {
     let channels = pass.mean.len();
     let mut sums = vec![0.0; 2 * channels];
     for i in 0..pass.x.len() {
         let (c, g) = (i % channels, through_relu(pass, i));
         sums[c] += wide(g);
-        sums[channels + c] += wide(g) * wide(pass.x[i] - pass.mean[c]);
+        sums[channels + c] += wide(g) * wide(pass.x[i].widen() - pass.mean[c]);
         if let Some(passed) = &mut passed {
-            passed[i] = g;
+            passed[i] = S::narrow(g);
         }
     }
     sums
 }
 
-pub(super) fn input_gradient<T: Element>(pass: &Pass<'_, T>, affine: &Affine<'_, T>, dx: &mut [T]) {
+pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, dx: &mut [S]) {
     for (i, dx) in dx.iter_mut().enumerate() {
         let c = i % pass.mean.len();
-        *dx =
-            through_relu(pass, i) * affine.scale[c] + (pass.x[i] - pass.mean[c]) * affine.by_x[c] + affine.constant[c];
+        let of_x = (pass.x[i].widen() - pass.mean[c]) * affine.by_x[c];
+        *dx = S::narrow(through_relu(pass, i) * affine.scale[c] + of_x + affine.constant[c]);
     }
 }
 
 /// The gradient that reaches the batch norm: nothing where the ReLU gave zero.
-fn through_relu<T: Element>(pass: &Pass<'_, T>, i: usize) -> T {
+fn through_relu<S: Stored>(pass: &Pass<'_, S>, i: usize) -> S::Wide {
     match pass.y {
-        Some(y) if y[i] <= T::zero() => T::zero(),
-        _ => pass.grad[i],
+        Some(y) if y[i].widen() <= S::Wide::zero() => S::Wide::zero(),
+        _ => pass.grad[i].widen(),
     }
 }

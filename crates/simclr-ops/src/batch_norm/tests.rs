@@ -86,6 +86,33 @@ fn the_fast_gradients_are_the_reference_s() {
 }
 
 #[test]
+fn bf16_maps_are_computed_in_f32_and_rounded_once() {
+    let dims = [70, 16, 9, 31];
+    let round = |t: &Tensor, to| t.to_dtype(DType::F32).unwrap().to_dtype(to).unwrap();
+    let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let maps: Vec<Tensor> = [1, 4, 5].map(|seed| round(&random(&dims, seed), DType::BF16)).into();
+    let channels: Vec<Tensor> = [2, 3].map(|seed| round(&random(&[31], seed), DType::F32)).into();
+    let run = |ctx: &Context, maps: &[Tensor], channels: &[Tensor], y: Option<&Tensor>| {
+        let (own, mut saved) = forward(ctx, &maps[0], &channels[0], &channels[1], Some(&maps[1]), CONFIG).unwrap();
+        // The mask of the ReLU is that of the rounded output.
+        saved.y = y.cloned().or(saved.y);
+        let g = backward(ctx, &saved, &maps[2]).unwrap();
+        [own, g.x, g.residual.unwrap(), g.weight, g.bias]
+    };
+    for form in [Form::Reference, Form::Fast] {
+        let got = run(&Context::with_form(form), &maps, &channels, None);
+        let widened = |t: &[Tensor]| t.iter().map(wide).collect::<Vec<_>>();
+        let reference = Context::with_form(Form::Reference);
+        let want = run(&reference, &widened(&maps), &widened(&channels), Some(&wide(&got[0])));
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let (dtype, tolerance) = if i < 3 { (DType::BF16, 2f64.powi(-8) + 1e-5) } else { (DType::F32, 2e-4) };
+            assert_eq!(got.dtype(), dtype);
+            close(got, want, tolerance, &format!("{form:?}, result {i}"));
+        }
+    }
+}
+
+#[test]
 fn statistics_survive_a_mean_far_from_zero() {
     // In plain f32 sums of squares a mean of 1000 leaves no digit of a variance of 1.
     let x = (random(&[4096, 3], 1) + 1000.0).unwrap();

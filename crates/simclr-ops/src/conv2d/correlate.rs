@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::element::Element;
+use crate::element::{Element, Stored};
 use crate::product::kernel::{COLS, Left, Pointers, ROWS};
-use crate::product::multiply::{Dense, LeftFactor, Target, multiply_in_parallel};
+use crate::product::multiply::{Dense, LeftFactor, Target, multiply, multiply_in_parallel};
 use crate::product::{Instructions, Lines, Panels};
 
 /// A batch of NHWC maps.
@@ -121,13 +121,9 @@ impl<T: Element> Target<T> for Lattice<T> {
     }
 }
 
-/// Weights as a right factor: line (tap, `c_in`), column `c_out`.
-pub(super) fn pack_forward<T: Element>(weight: &[T], [c_out, c_in, area]: [usize; 3]) -> Panels<T> {
-    let mut panels = Panels::default();
-    if area == 1 {
-        panels.pack_columns(weight, c_in, c_out, c_in, true);
-        return panels;
-    }
+/// Weights as a right factor, rounded as maps are: line (tap, `c_in`), column `c_out`.
+pub(super) fn pack_forward<S: Stored>(weight: &[S::Wide], [c_out, c_in, area]: [usize; 3]) -> Panels<S::Wide> {
+    let mut panels = Panels::<S::Wide>::default();
     // SAFETY: every panel is written below, every line to its end.
     let memory = unsafe { panels.lines_of(area * c_in, c_out) };
     (0..c_out.div_ceil(COLS)).into_par_iter().for_each(|panel| {
@@ -136,7 +132,7 @@ pub(super) fn pack_forward<T: Element>(weight: &[T], [c_out, c_in, area]: [usize
             for (ci, taps) in kernel.chunks_exact(area).enumerate() {
                 for (tap, &weight) in taps.iter().enumerate() {
                     // SAFETY: a column of this task's panel.
-                    unsafe { memory.at(tap * c_in + ci, co).write(weight) };
+                    unsafe { memory.at(tap * c_in + ci, co).write(S::narrow(weight).widen()) };
                 }
             }
         }
@@ -148,19 +144,19 @@ pub(super) fn pack_forward<T: Element>(weight: &[T], [c_out, c_in, area]: [usize
     panels
 }
 
-/// Some taps of the weights as the right factor of the gradient of the map: line (tap, `c_out`), column `c_in`.
-pub(super) fn pack_backward<T: Element>(weight: &[T], [c_out, c_in, area]: [usize; 3], taps: &[usize]) -> Panels<T> {
+/// Some taps of the weights, rounded as maps are, as the right factor of the gradient of the map: line (tap, `c_out`), column `c_in`.
+pub(super) fn pack_backward<S: Stored>(
+    weight: &[S::Wide],
+    [c_out, c_in, area]: [usize; 3],
+    taps: &[usize],
+) -> Panels<S::Wide> {
     let mut panels = Panels::default();
-    if area == 1 {
-        panels.pack_lines(weight, c_out, c_in, c_in, true);
-        return panels;
-    }
-    let write = |lines: Range<usize>, memory: Lines<T, COLS>| {
+    let write = |lines: Range<usize>, memory: Lines<S::Wide, COLS>| {
         for line in lines {
             let (tap, co) = (taps[line / c_out], line % c_out);
             for (ci, &weight) in weight[co * c_in * area..][..c_in * area].iter().skip(tap).step_by(area).enumerate() {
                 // SAFETY: a line of this task.
-                unsafe { memory.at(line, ci).write(weight) };
+                unsafe { memory.at(line, ci).write(S::narrow(weight).widen()) };
             }
             // SAFETY: as above.
             unsafe { memory.fill(line, c_in) };
@@ -171,7 +167,7 @@ pub(super) fn pack_backward<T: Element>(weight: &[T], [c_out, c_in, area]: [usiz
     panels
 }
 
-/// `out = sight · weights`, on all threads.
+/// `out = sight · weights`, on all threads with `parallel`.
 ///
 /// # Safety
 /// `out` has a place of its own for every output pixel and channel.
@@ -180,7 +176,13 @@ pub(super) unsafe fn correlate<T: Element>(
     sight: &Sight<'_, T>,
     weights: &Panels<T>,
     out: &impl Target<T>,
+    parallel: bool,
 ) {
     // SAFETY: a sight points to whole pixels of its map or to zeros; the caller promises the rest.
-    unsafe { multiply_in_parallel(instructions, sight, weights, out, false) };
+    unsafe {
+        match parallel {
+            true => multiply_in_parallel(instructions, sight, weights, out, false),
+            false => multiply(instructions, sight, weights, out, false),
+        }
+    }
 }

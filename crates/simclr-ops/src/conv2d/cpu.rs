@@ -3,52 +3,59 @@
 
 use std::mem::MaybeUninit;
 
-use rayon::prelude::*;
+use num_traits::Zero;
 
 use super::Geometry;
 use super::correlate::{Lattice, Map, Sight, correlate, pack_backward, pack_forward};
-use super::weight_gradient::weight_gradient;
+use super::pictures::{Pass, sum_over_pictures};
+use super::weight_gradient::Direct;
 use super::winograd::{Winograd, pays, transform_weights};
-use crate::element::Element;
+use crate::element::{Element, Stored};
 use crate::product::Instructions;
 use crate::product::multiply::Dense;
-use crate::simd::CHUNK;
 
 /// Writes all of `y`.
-pub(super) fn forward<T: Element>(
+pub(super) fn forward<S: Stored>(
     instructions: Instructions,
     g: &Geometry,
-    x: &[T],
-    weight: &[T],
-    y: &mut [MaybeUninit<T>],
+    x: &[S],
+    weight: &[S::Wide],
+    y: &mut [MaybeUninit<S>],
 ) {
     assert_eq!(y.len(), g.rows() * g.c_out);
-    let outside = vec![T::zero(); g.c_in];
-    let map = input_map(g, x, &outside);
+    let outside = vec![S::Wide::zero(); g.c_in];
+    let pass = Pass { pictures: g.n, pixels: g.h_out * g.w_out };
     if let Some(winograd) = winograd(instructions, g) {
-        let kernel = |ci: usize, co: usize| kernel(&weight[(co * g.c_in + ci) * 9..]);
-        return winograd.correlate(map, &transform_weights(g.c_in, g.c_out, kernel), y);
+        let kernel = |ci: usize, co: usize| kernel::<S>(&weight[(co * g.c_in + ci) * 9..]);
+        let weights = transform_weights(g.c_in, g.c_out, kernel);
+        return pass.run(x, y, |pictures, x, y, parallel| {
+            Winograd { pictures, ..winograd }.correlate(input_map(g, x, &outside), &weights, y, parallel);
+        });
     }
-    let weights = pack_forward(weight, [g.c_out, g.c_in, g.k_h * g.k_w]);
-    let out = Dense { first: y.as_mut_ptr().cast(), stride: g.c_out };
-    // SAFETY: `y` has `c_out` elements for every output pixel.
-    unsafe { correlate(instructions, &sight(g, map), &weights, &out) };
+    let weights = pack_forward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w]);
+    pass.run(x, y, |pictures, x, y, parallel| {
+        let out = Dense { first: y.as_mut_ptr().cast(), stride: g.c_out };
+        let sight = sight(g, pictures, input_map(g, x, &outside));
+        // SAFETY: `y` has `c_out` elements for every output pixel of these pictures.
+        unsafe { correlate(instructions, &sight, &weights, &out, parallel) };
+    });
 }
 
 /// Writes all of `dx`: a correlation of the gradient for every class of pixels that see the same taps.
-pub(super) fn backward_input<T: Element>(
+pub(super) fn backward_input<S: Stored>(
     instructions: Instructions,
     g: &Geometry,
-    weight: &[T],
-    grad: &[T],
-    dx: &mut [MaybeUninit<T>],
+    weight: &[S::Wide],
+    grad: &[S],
+    dx: &mut [MaybeUninit<S>],
 ) {
     assert_eq!(dx.len(), g.n * g.h * g.w * g.c_in);
-    let outside = vec![T::zero(); g.c_out];
-    let map = output_map(g, grad, &outside);
+    let outside = vec![S::Wide::zero(); g.c_out];
+    let pass = Pass { pictures: g.n, pixels: g.h * g.w };
     if let Some(winograd) = winograd(instructions, g) {
         // The transpose of a convolution with stride 1 is the convolution with the kernel turned by 180 degrees.
-        let kernel = |co: usize, ci: usize| turned(kernel(&weight[(co * g.c_in + ci) * 9..]));
+        let kernel = |co: usize, ci: usize| turned(kernel::<S>(&weight[(co * g.c_in + ci) * 9..]));
+        let weights = transform_weights(g.c_out, g.c_in, kernel);
         let winograd = Winograd {
             size: [g.h, g.w],
             padding: [2 - g.pad_h, 2 - g.pad_w],
@@ -56,14 +63,79 @@ pub(super) fn backward_input<T: Element>(
             c_out: g.c_in,
             ..winograd
         };
-        return winograd.correlate(map, &transform_weights(g.c_out, g.c_in, kernel), dx);
+        return pass.run(grad, dx, |pictures, grad, dx, parallel| {
+            Winograd { pictures, ..winograd }.correlate(output_map(g, grad, &outside), &weights, dx, parallel);
+        });
     }
-    if g.stride > g.k_h.min(g.k_w) {
-        // There are pixels that no output saw.
-        dx.par_chunks_mut(CHUNK).for_each(|dx| dx.fill(MaybeUninit::new(T::zero())));
+    let classes: Vec<_> = classes(g)
+        .map(|class| (pack_backward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w], &class.taps), class))
+        .collect();
+    pass.run(grad, dx, |pictures, grad, dx, parallel| {
+        if g.stride > g.k_h.min(g.k_w) {
+            // There are pixels that no output saw.
+            dx.fill(MaybeUninit::new(S::Wide::zero()));
+        }
+        let dx = Dense { first: dx.as_mut_ptr().cast(), stride: g.c_in };
+        for (weights, Class { first, seen, .. }) in &classes {
+            let out = Lattice { map: dx, h: g.h, w: g.w, step: g.stride, first: *first };
+            let map = output_map(g, grad, &outside);
+            let sight = Sight { map, size: out.size(), pictures, step: 1, taps: seen.clone() };
+            // SAFETY: the lattices of the classes have no pixel in common, and each has one for every output pixel of its sight; `dx`
+            // has `c_in` elements for each.
+            unsafe {
+                match g.stride {
+                    1 => correlate(instructions, &sight, weights, &dx, parallel),
+                    _ => correlate(instructions, &sight, weights, &out, parallel),
+                }
+            }
+        }
+    });
+}
+
+/// Writes all of `dw`.
+pub(super) fn backward_weight<S: Stored>(
+    instructions: Instructions,
+    g: &Geometry,
+    x: &[S],
+    grad: &[S],
+    dw: &mut [S::Wide],
+) {
+    let (in_outside, out_outside) = (vec![S::Wide::zero(); g.c_in], vec![S::Wide::zero(); g.c_out]);
+    let pass = Pass { pictures: g.n, pixels: g.h_out * g.w_out };
+    if let Some(winograd) = winograd(instructions, g) {
+        let sums = sum_over_pictures(pass, winograd.sums(), x, grad, |pictures, x, grad, sums, parallel| {
+            let (map, grad) = (input_map(g, x, &in_outside), output_map(g, grad, &out_outside));
+            Winograd { pictures, ..winograd }.add_weight_gradient(map, grad, sums, parallel);
+        });
+        return winograd.weight_gradient(&sums, dw);
     }
-    let dx = Dense { first: dx.as_mut_ptr().cast(), stride: g.c_in };
-    for first in (0..g.stride.min(g.h)).flat_map(|y| (0..g.stride.min(g.w)).map(move |x| [y, x])) {
+    let direct = Direct { instructions, c_in: g.c_in, c_out: g.c_out, area: g.k_h * g.k_w };
+    let sums = sum_over_pictures(pass, direct.sums(), x, grad, |pictures, x, grad, sums, parallel| {
+        direct.add_weight_gradient(&sight(g, pictures, input_map(g, x, &in_outside)), grad, sums, parallel);
+    });
+    direct.weight_gradient(&sums, dw);
+}
+
+/// What the output pixels of some pictures see of their map.
+fn sight<'a, T>(g: &Geometry, pictures: usize, map: Map<'a, T>) -> Sight<'a, T> {
+    let from = |k: usize, pad: usize| k as isize - pad as isize;
+    let taps = (0..g.k_h).flat_map(|ky| (0..g.k_w).map(move |kx| [from(ky, g.pad_h), from(kx, g.pad_w)])).collect();
+    Sight { map, size: [g.h_out, g.w_out], pictures, step: g.stride, taps }
+}
+
+/// Pixels of the input that output pixels saw through the same taps.
+struct Class {
+    /// Row and column of the first; the others are `stride` apart.
+    first: [usize; 2],
+    /// The taps, ky · k_w + kx, and for each the output pixel that saw the first through it.
+    taps: Vec<usize>,
+    seen: Vec<[isize; 2]>,
+}
+
+/// All classes of which there are pixels and taps.
+fn classes(g: &Geometry) -> impl Iterator<Item = Class> {
+    let firsts = (0..g.stride.min(g.h)).flat_map(|y| (0..g.stride.min(g.w)).map(move |x| [y, x]));
+    let class = |first: [usize; 2]| {
         // Output pixel o saw input pixel i through tap k if o · stride + k = i + padding.
         let outputs = |place: usize, pad: usize, size: usize| -> Vec<(usize, isize)> {
             let over = |k: usize| (place + pad) as isize - k as isize;
@@ -71,41 +143,11 @@ pub(super) fn backward_input<T: Element>(
             taps.map(|k| (k, over(k).div_euclid(g.stride as isize))).collect()
         };
         let (rows, cols) = (outputs(first[0], g.pad_h, g.k_h), outputs(first[1], g.pad_w, g.k_w));
-        let pairs: Vec<_> = rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col))).collect();
-        if pairs.is_empty() {
-            continue;
-        }
-        let taps: Vec<usize> = pairs.iter().map(|((ky, _), (kx, _))| ky * g.k_w + kx).collect();
-        let weights = pack_backward(weight, [g.c_out, g.c_in, g.k_h * g.k_w], &taps);
-        let out = Lattice { map: dx, h: g.h, w: g.w, step: g.stride, first };
-        let taps = pairs.iter().map(|&((_, row), (_, col))| [row, col]).collect();
-        let sight = Sight { map, size: out.size(), pictures: g.n, step: 1, taps };
-        // SAFETY: the lattices of the classes have no pixel in common, and each has one for every output pixel of its sight; `dx` has
-        // `c_in` elements for each.
-        unsafe {
-            match g.stride {
-                1 => correlate(instructions, &sight, &weights, &dx),
-                _ => correlate(instructions, &sight, &weights, &out),
-            }
-        }
-    }
-}
-
-/// Writes all of `dw`.
-pub(super) fn backward_weight<T: Element>(instructions: Instructions, g: &Geometry, x: &[T], grad: &[T], dw: &mut [T]) {
-    let outside = vec![T::zero(); g.c_in.max(g.c_out)];
-    let map = input_map(g, x, &outside[..g.c_in]);
-    match winograd(instructions, g) {
-        Some(winograd) => winograd.weight_gradient(map, output_map(g, grad, &outside[..g.c_out]), dw),
-        None => weight_gradient(instructions, g, &sight(g, map), grad, dw),
-    }
-}
-
-/// What the output pixels see of the map.
-fn sight<'a, T>(g: &Geometry, map: Map<'a, T>) -> Sight<'a, T> {
-    let from = |k: usize, pad: usize| k as isize - pad as isize;
-    let taps = (0..g.k_h).flat_map(|ky| (0..g.k_w).map(move |kx| [from(ky, g.pad_h), from(kx, g.pad_w)])).collect();
-    Sight { map, size: [g.h_out, g.w_out], pictures: g.n, step: g.stride, taps }
+        let pairs = rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col)));
+        let (taps, seen) = pairs.map(|((ky, y), (kx, x))| (ky * g.k_w + kx, [y, x])).unzip();
+        Class { first, taps, seen }
+    };
+    firsts.map(class).filter(|class| !class.taps.is_empty())
 }
 
 fn input_map<'a, T>(g: &Geometry, pixels: &'a [T], outside: &'a [T]) -> Map<'a, T> {
@@ -129,10 +171,10 @@ fn winograd(instructions: Instructions, g: &Geometry) -> Option<Winograd> {
     })
 }
 
-/// The first nine weights as a kernel.
+/// The first nine weights as a kernel, rounded as maps are.
 #[inline(always)]
-fn kernel<T: Element>(weights: &[T]) -> [[T; 3]; 3] {
-    std::array::from_fn(|y| std::array::from_fn(|x| weights[3 * y + x]))
+fn kernel<S: Stored>(weights: &[S::Wide]) -> [[S::Wide; 3]; 3] {
+    std::array::from_fn(|y| std::array::from_fn(|x| S::narrow(weights[3 * y + x]).widen()))
 }
 
 /// A kernel turned by 180 degrees.

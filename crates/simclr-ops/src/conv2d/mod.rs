@@ -2,18 +2,20 @@
 
 mod correlate;
 mod cpu;
+mod pictures;
 mod reference;
 mod transforms;
 mod weight_gradient;
 mod winograd;
 
 use candle_core::Tensor;
+use num_traits::Zero;
 
 use crate::context::{Context, Form};
-use crate::element::Element;
+use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{FloatType, dispatch, elements, float_type, tensor, written};
+use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor, written};
 
 const OP: &str = "conv2d";
 
@@ -46,20 +48,21 @@ pub struct Gradients {
 /// Cross-correlation of a map with a bank of kernels, PyTorch's `conv2d` with `bias=None`.
 ///
 /// # Shapes
-/// `x`: `[n, h, w, c_in]`, contiguous; `weight`: `[c_out, c_in, k_h, k_w]` (PyTorch's order), contiguous; one float type.
+/// `x`: `[n, h, w, c_in]`, contiguous; `weight`: `[c_out, c_in, k_h, k_w]` (PyTorch's order), contiguous; one float type,
+/// or a map of bf16 and weights of f32, which are rounded to bf16 and multiplied and summed in f32.
 /// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + 2·padding - k_h) / stride + 1`.
 ///
 /// # Errors
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if the arguments are not as above.
 pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Result<(Tensor, Saved), OpsError> {
-    fn run<T: Element>(ctx: &Context, x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor, OpsError> {
+    fn run<S: Stored>(ctx: &Context, x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor, OpsError> {
         let y = {
-            let (x, weight) = (elements::<T>(OP, "x", x)?, elements::<T>(OP, "weight", weight)?);
+            let (x, weight) = (elements::<S>(OP, "x", x)?, elements::<S::Wide>(OP, "weight", weight)?);
             match ctx.form() {
                 Form::Reference => {
-                    let mut y = vec![T::zero(); g.rows() * g.c_out];
-                    reference::forward(g, &x, &weight, &mut y);
-                    y
+                    let mut y = vec![S::Wide::zero(); g.rows() * g.c_out];
+                    reference::forward(g, &reference::widened(&x), &reference::rounded::<S>(&weight), &mut y);
+                    y.into_iter().map(S::narrow).collect()
                 }
                 // SAFETY: `forward` writes every output of every pixel.
                 Form::Fast => unsafe {
@@ -70,9 +73,10 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
         tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
     }
     let geometry = Geometry::new(x, weight, window)?;
-    let float_type = float_type(OP, "x", x)?;
-    let y =
-        ctx.timed(OP, "forward", geometry.work(float_type), || dispatch!(float_type, run(ctx, x, weight, &geometry)))?;
+    let float_type = stored_type(OP, "x", x)?;
+    let y = ctx.timed(OP, "forward", geometry.work(float_type), || {
+        dispatch_stored!(float_type, run(ctx, x, weight, &geometry))
+    })?;
     Ok((y, Saved { x: x.clone(), weight: weight.clone(), window }))
 }
 
@@ -84,31 +88,34 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
 /// # Errors
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
-    fn run<T: Element>(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
+    fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
         let g = Geometry::new(&saved.x, &saved.weight, saved.window)?;
         let expected = [g.n, g.h_out, g.w_out, g.c_out];
         if grad.dims() != expected {
             return Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output")));
         }
-        let grad = elements::<T>(OP, "grad", grad)?;
-        let work = g.work(FloatType::of::<T>());
+        let grad = elements::<S>(OP, "grad", grad)?;
+        let work = g.work(FloatType::of::<S>());
         let dw = ctx.timed(OP, "dW", work, || {
-            let mut dw = vec![T::zero(); g.c_out * g.taps()];
-            let x = elements::<T>(OP, "x", &saved.x)?;
+            let mut dw = vec![S::Wide::zero(); g.c_out * g.taps()];
+            let x = elements::<S>(OP, "x", &saved.x)?;
             match ctx.form() {
-                Form::Reference => reference::backward_weight(&g, &x, &grad, &mut dw),
+                Form::Reference => {
+                    reference::backward_weight(&g, &reference::widened(&x), &reference::widened(&grad), &mut dw);
+                }
                 Form::Fast => cpu::backward_weight(ctx.instructions(), &g, &x, &grad, &mut dw),
             }
             tensor(dw, saved.weight.shape())
         })?;
         let backward_input = || {
             let len = g.n * g.h * g.w * g.c_in;
-            let weight = elements::<T>(OP, "weight", &saved.weight)?;
+            let weight = elements::<S::Wide>(OP, "weight", &saved.weight)?;
             let dx = match ctx.form() {
                 Form::Reference => {
-                    let mut dx = vec![T::zero(); len];
-                    reference::backward_input(&g, &weight, &grad, &mut dx);
-                    dx
+                    let mut dx = vec![S::Wide::zero(); len];
+                    let weight = reference::rounded::<S>(&weight);
+                    reference::backward_input(&g, &weight, &reference::widened(&grad), &mut dx);
+                    dx.into_iter().map(S::narrow).collect()
                 }
                 // SAFETY: `backward_input` writes the gradient of every input.
                 Form::Fast => unsafe {
@@ -120,7 +127,7 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
         let dx = wants_x.then(|| ctx.timed(OP, "dX", work, backward_input)).transpose()?;
         Ok(Gradients { x: dx, weight: dw })
     }
-    dispatch!(float_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
+    dispatch_stored!(stored_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
 }
 
 /// All sizes of one convolution.

@@ -1,7 +1,7 @@
 //! The definition, in plain loops.
 
 use super::Geometry;
-use crate::element::Element;
+use crate::element::{Element, Stored};
 
 /// Calls `visit(output pixel, input pixel, tap)` for every kernel position of every output that lies inside the map.
 fn for_each_tap(g: &Geometry, mut visit: impl FnMut(usize, usize, usize)) {
@@ -52,4 +52,14 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], grad: &[T], dw:
             }
         }
     });
+}
+
+/// What is computed with.
+pub(super) fn widened<S: Stored>(numbers: &[S]) -> Vec<S::Wide> {
+    numbers.iter().map(|number| number.widen()).collect()
+}
+
+/// Parameters, rounded as the maps are that they meet.
+pub(super) fn rounded<S: Stored>(numbers: &[S::Wide]) -> Vec<S::Wide> {
+    numbers.iter().map(|&number| S::narrow(number).widen()).collect()
 }

@@ -113,6 +113,42 @@ fn f32_is_as_exact_as_f32_can_be() {
 }
 
 #[test]
+fn bf16_is_rounded_once() {
+    // Groups of pictures that are widened at a time, too: one of each kind has more output pixels than all threads share.
+    let large = [
+        [9, 32, 32, 3, 5, 3, 1, 1],
+        [9, 32, 32, 16, 17, 3, 1, 1],
+        [33, 32, 32, 4, 6, 3, 2, 1],
+        [9, 32, 32, 4, 40, 1, 1, 0],
+    ];
+    for shape in SHAPES.into_iter().chain(large) {
+        let (x, weight, window) = arguments(shape);
+        let bf16 = |t: &Tensor| t.to_dtype(DType::F32).unwrap().to_dtype(DType::BF16).unwrap();
+        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let x = bf16(&x);
+        let weight = weight.to_dtype(DType::F32).unwrap();
+        let run = |ctx: &Context, x: &Tensor, weight: &Tensor, grad: &Tensor| {
+            let (y, saved) = forward(ctx, x, weight, window).unwrap();
+            let g = backward(ctx, &saved, grad, true).unwrap();
+            [y, g.x.unwrap(), g.weight]
+        };
+        let y = forward(&Context::new(), &x, &weight, window).unwrap().0;
+        let grad = bf16(&random(y.dims(), 3));
+        // The same numbers in f64: what is rounded once is the nearest of bf16, 2^-8 of it away at most, but for the roundings of f32.
+        let want = run(&Context::with_form(Form::Fast), &wide(&x), &wide(&bf16(&weight)), &wide(&grad));
+        for ctx in forms() {
+            let [y, dx, dw] = run(&ctx, &x, &weight, &grad);
+            assert_eq!([y.dtype(), dx.dtype(), dw.dtype()], [DType::BF16, DType::BF16, DType::F32]);
+            let what = format!("{shape:?} {ctx:?}");
+            for (got, want) in [(&y, &want[0]), (&dx, &want[1])] {
+                close(got, want, 2f64.powi(-8) + 1e-5, &what);
+            }
+            close(&dw, &want[2], 1e-4, &what);
+        }
+    }
+}
+
+#[test]
 fn many_chunks_give_the_same_as_one() {
     // 2 · 70 · 70 rows of 9 · 16 taps are more than one unfolded chunk holds, with both strides.
     for stride in [1, 2] {
@@ -163,7 +199,7 @@ fn wrong_arguments_are_named() {
     let strided = random(&[1, 5, 4, 4], 1).permute((0, 2, 3, 1)).unwrap();
     assert!(message(&strided, &weight, window).contains("expected contiguous elements"));
     let bytes = Tensor::zeros((1, 4, 4, 5), DType::U8, &Device::Cpu).unwrap();
-    assert!(message(&bytes, &weight, window).contains("x has elements of type U8, expected f32 or f64"));
+    assert!(message(&bytes, &weight, window).contains("x has elements of type U8, expected f32, f64 or bf16"));
     let halves = random(&[1, 4, 4, 5], 1).to_dtype(DType::F32).unwrap();
     assert!(message(&halves, &weight, window).contains("weight has elements of type F64, expected f32"));
 }

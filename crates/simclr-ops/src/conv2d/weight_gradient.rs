@@ -4,75 +4,70 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Geometry;
 use super::correlate::Sight;
 use crate::element::Element;
 use crate::product::kernel::{COLS, ROWS};
 use crate::product::multiply::{Dense, multiply, multiply_in_parallel};
 use crate::product::{Instructions, Lines, Panels, Turned};
-use crate::simd::{CHUNK, simd};
-
-/// From so many output pixels on, tasks sum some of them each; a sum is the better the longer it is.
-const MANY: usize = 8192;
-const SUMMED_BY_TASK: usize = 4096;
-
-/// Elements of all partial sums together, at most.
-const PARTIAL: usize = 1 << 22;
+use crate::simd::simd;
 
 /// Pixels that are packed at a time: by one task, a panel of which fits the first cache; or elements by all of them.
 const PACKED: usize = 256;
 const PACKED_TOGETHER: usize = 1 << 22;
 
-/// Writes all of `dw`, `[c_out, c_in, k_h, k_w]`.
-pub(super) fn weight_gradient<T: Element>(
-    instructions: Instructions,
-    g: &Geometry,
-    sight: &Sight<'_, T>,
-    grad: &[T],
-    dw: &mut [T],
-) {
-    let (rows, taps, len) = (g.rows(), g.taps(), g.taps() * g.c_out);
-    let tasks = if rows >= MANY { (rows / SUMMED_BY_TASK).min(PARTIAL / len.max(1)).max(1) } else { 1 };
-    let mut sums = vec![T::zero(); tasks * len];
-    let summed_by_task = rows.div_ceil(tasks);
-    let sum_pixels = |sum: &mut [T], pixels: Range<usize>, parallel: bool| {
+/// The gradient of the weights by its definition; its sums are `[c_out, tap, c_in]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Direct {
+    pub(super) instructions: Instructions,
+    pub(super) c_in: usize,
+    pub(super) c_out: usize,
+    /// Taps of a kernel.
+    pub(super) area: usize,
+}
+
+impl Direct {
+    /// How many sums there are.
+    pub(super) fn sums(&self) -> usize {
+        self.c_out * self.area * self.c_in
+    }
+
+    /// Adds the products of some pictures to the sums.
+    pub(super) fn add_weight_gradient<T: Element>(
+        &self,
+        sight: &Sight<'_, T>,
+        grad: &[T],
+        sums: &mut [T],
+        parallel: bool,
+    ) {
+        let (taps, c_out) = (self.area * self.c_in, self.c_out);
+        assert_eq!(sums.len(), taps * c_out);
+        let to = Dense { first: sums.as_mut_ptr(), stride: taps };
         let (mut panels, mut turned) = (Panels::default(), Turned::default());
-        assert_eq!(sum.len(), len);
-        let to = Dense { first: sum.as_mut_ptr(), stride: taps };
-        let packed = if parallel { (PACKED_TOGETHER / taps.max(g.c_out)).max(PACKED) } else { PACKED };
-        for first in pixels.clone().step_by(packed) {
-            let pixels = first..(first + packed).min(pixels.end);
+        let packed = if parallel { (PACKED_TOGETHER / taps.max(c_out)).max(PACKED) } else { PACKED };
+        let rows = grad.len() / c_out;
+        for first in (0..rows).step_by(packed) {
+            let pixels = first..(first + packed).min(rows);
             pack_pixels(sight, pixels.clone(), &mut panels, parallel);
-            pack_gradient(&grad[pixels.start * g.c_out..pixels.end * g.c_out], g.c_out, &mut turned, parallel);
-            // SAFETY: both factors are packed; the sum has `taps` elements for each of the `c_out` channels, and they are initialised.
+            pack_gradient(&grad[pixels.start * c_out..pixels.end * c_out], c_out, &mut turned, parallel);
+            // SAFETY: both factors are packed; the sums are `taps` for each of the `c_out` channels, and they are initialised.
             unsafe {
                 match parallel {
-                    true => multiply_in_parallel(instructions, &turned, &panels, &to, true),
-                    false => multiply(instructions, &turned, &panels, &to, true),
+                    true => multiply_in_parallel(self.instructions, &turned, &panels, &to, true),
+                    false => multiply(self.instructions, &turned, &panels, &to, true),
                 }
             }
         }
-    };
-    if tasks == 1 {
-        sum_pixels(&mut sums, 0..rows, true);
-    } else {
-        sums.par_chunks_mut(len).enumerate().for_each(|(task, sum)| {
-            let of_task = |task: usize| (task * summed_by_task).min(rows);
-            sum_pixels(sum, of_task(task)..of_task(task + 1), false);
-        });
-        let (sum, others) = sums.split_at_mut(len);
-        sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
-            for other in others.chunks_exact(len) {
-                sum.iter_mut().zip(&other[i * CHUNK..]).for_each(|(sum, &other)| *sum += other);
+    }
+
+    /// Writes the gradient, `[c_out, c_in, k_h, k_w]`.
+    pub(super) fn weight_gradient<T: Element>(&self, sums: &[T], dw: &mut [T]) {
+        let taps = self.area * self.c_in;
+        dw.par_chunks_mut(taps).zip(sums.par_chunks(taps)).for_each(|(dw, sums)| {
+            for (tap, sums) in sums.chunks_exact(self.c_in).enumerate() {
+                sums.iter().zip(dw[tap..].iter_mut().step_by(self.area)).for_each(|(&sum, dw)| *dw = sum);
             }
         });
     }
-    let area = g.k_h * g.k_w;
-    dw.par_chunks_mut(taps).zip(sums.par_chunks(taps)).for_each(|(dw, sum)| {
-        for (tap, sum) in sum.chunks_exact(g.c_in).enumerate() {
-            sum.iter().zip(dw[tap..].iter_mut().step_by(area)).for_each(|(&sum, dw)| *dw = sum);
-        }
-    });
 }
 
 /// What some output pixels see as a right factor: a line a pixel, columns (tap, channel).

@@ -30,9 +30,6 @@ const SHARED_BLOCK: usize = 1 << 22;
 /// Elements of the transformed weights from which on all tasks work on the same block: each would pass all of them through its caches.
 const LARGE_WEIGHTS: usize = 1 << 19;
 
-/// Tiles that a task sums into gradients of its own, at least.
-const SUMMED_BY_TASK: usize = 1024;
-
 /// A convolution with a 3×3 kernel and stride 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Winograd {
@@ -52,23 +49,29 @@ pub(super) fn pays(kernel: [usize; 2], stride: usize, channels: [usize; 2], size
 }
 
 impl Winograd {
-    /// `out = conv(map, weights)`; writes all of `out`.
-    pub(super) fn correlate<T: Element>(&self, map: Map<'_, T>, weights: &[Panels<T>], out: &mut [MaybeUninit<T>]) {
+    /// `out = conv(map, weights)`; writes all of `out`. On all threads with `parallel`.
+    pub(super) fn correlate<T: Element>(
+        &self,
+        map: Map<'_, T>,
+        weights: &[Panels<T>],
+        out: &mut [MaybeUninit<T>],
+        parallel: bool,
+    ) {
         let [h, w] = self.size;
         assert_eq!(out.len(), self.pictures * h * w * self.c_out);
         let out = Dense { first: out.as_mut_ptr().cast::<T>(), stride: self.c_out };
-        let share = PLACES * self.c_in * self.c_out >= LARGE_WEIGHTS;
+        let share = parallel && self.sums() >= LARGE_WEIGHTS;
         let tiles_of_block = self.tiles_of_block(if share { SHARED_BLOCK } else { BLOCK });
-        let blocks = (0..self.tiles().div_ceil(tiles_of_block)).into_par_iter();
+        let blocks = 0..self.tiles().div_ceil(tiles_of_block);
         let block = |(input, product): &mut (Vec<T>, Vec<T>), block: usize| {
             let tiles = block * tiles_of_block..((block + 1) * tiles_of_block).min(self.tiles());
             self.correlate_block(map, weights, &out, tiles, share, input, product);
         };
-        if share {
-            let mut memory = Default::default();
-            (0..blocks.len()).for_each(|i| block(&mut memory, i));
+        if parallel && !share {
+            blocks.into_par_iter().for_each_init(Default::default, block);
         } else {
-            blocks.for_each_init(Default::default, block);
+            let mut memory = Default::default();
+            blocks.for_each(|i| block(&mut memory, i));
         }
     }
 
@@ -122,39 +125,33 @@ impl Winograd {
         });
     }
 
-    /// Writes the gradient of the weights, `[c_out, c_in, 3, 3]`.
-    pub(super) fn weight_gradient<T: Element>(&self, map: Map<'_, T>, grad: Map<'_, T>, dw: &mut [T]) {
-        let len = PLACES * self.c_in * self.c_out;
-        let share = len >= LARGE_WEIGHTS;
-        let tasks = if share { 1 } else { (self.tiles() / SUMMED_BY_TASK).max(1) };
-        let mut sums = vec![T::zero(); tasks * len];
-        let tiles_of_block = self.tiles_of_block(if share { SHARED_BLOCK } else { BLOCK });
-        let tiles_of_task = self.tiles().div_ceil(tasks);
-        let sum_task = |sum: &mut [T], tiles: Range<usize>| {
-            let mut memory = std::array::from_fn(|_| Default::default());
-            for first in tiles.clone().step_by(tiles_of_block) {
-                let tiles = first..(first + tiles_of_block).min(tiles.end);
-                self.sum_block(map, grad, tiles, share, &mut memory, sum);
-            }
-        };
-        if share {
-            sum_task(&mut sums, 0..self.tiles());
-        } else {
-            sums.par_chunks_mut(len).enumerate().for_each(|(task, sum)| {
-                let of_task = |task: usize| (task * tiles_of_task).min(self.tiles());
-                sum_task(sum, of_task(task)..of_task(task + 1));
-            });
+    /// How many sums there are, `[place, c_out, c_in]`, of which the gradient of the weights is made.
+    pub(super) fn sums(&self) -> usize {
+        PLACES * self.c_in * self.c_out
+    }
+
+    /// Adds the products of these pictures to the sums; on all threads with `parallel`.
+    pub(super) fn add_weight_gradient<T: Element>(
+        &self,
+        map: Map<'_, T>,
+        grad: Map<'_, T>,
+        sums: &mut [T],
+        parallel: bool,
+    ) {
+        assert_eq!(sums.len(), self.sums());
+        let tiles_of_block = self.tiles_of_block(if parallel { SHARED_BLOCK } else { BLOCK });
+        let mut memory = std::array::from_fn(|_| Default::default());
+        for first in (0..self.tiles()).step_by(tiles_of_block) {
+            let tiles = first..(first + tiles_of_block).min(self.tiles());
+            self.sum_block(map, grad, tiles, parallel, &mut memory, sums);
         }
-        let (sum, others) = sums.split_at_mut(len);
-        sum.par_chunks_mut(self.c_in).enumerate().for_each(|(i, sum)| {
-            for other in others.chunks_exact(len) {
-                sum.iter_mut().zip(&other[i * self.c_in..]).for_each(|(sum, &other)| *sum += other);
-            }
-        });
-        let sum = &*sum;
+    }
+
+    /// Writes the gradient of the weights, `[c_out, c_in, 3, 3]`.
+    pub(super) fn weight_gradient<T: Element>(&self, sums: &[T], dw: &mut [T]) {
         dw.par_chunks_mut(self.c_in * 9).enumerate().for_each_init(Vec::new, |kernels, (co, dw)| {
             kernels.resize(9 * self.c_in, T::zero());
-            let row = |place: usize| &sum[(place * self.c_out + co) * self.c_in..][..self.c_in];
+            let row = |place: usize| &sums[(place * self.c_out + co) * self.c_in..][..self.c_in];
             let rows = std::array::from_fn(|y| std::array::from_fn(|x| row(4 * y + x)));
             let taps = Dense { first: kernels.as_mut_ptr(), stride: self.c_in };
             let to = std::array::from_fn(|y| std::array::from_fn(|x| taps.at_row(3 * y + x)));
