@@ -8,6 +8,7 @@ mod course;
 mod error;
 mod nt_xent;
 mod similarity;
+mod symmetric;
 
 pub use course::{simclr_loss_naive, simclr_loss_vectorized};
 pub use error::LossError;

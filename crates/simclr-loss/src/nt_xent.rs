@@ -1,5 +1,6 @@
 //! NT-Xent without the similarity matrix: tiles of it come and go, forward and backward.
 
+use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
@@ -8,6 +9,7 @@ use simclr_ops::Element;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
 use crate::error::{LossError, check_temperature, check_views};
+use crate::symmetric::{LOWEST_TAU, Symmetric};
 
 /// Rows and columns of a tile: 256 KiB in f32, what a core's second cache holds. The tiles are cut by shape, so that the
 /// bits do not depend on the number of threads.
@@ -153,6 +155,11 @@ impl<T: Element> Views<T> {
 
     /// The loss, and `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` for every view `i`.
     fn loss(&self) -> (f64, Vec<f64>) {
+        if let Some(symmetric) = self.symmetric() {
+            let (log_sums, positives) = symmetric.log_sums(|i| self.positive_of(i));
+            let total: f64 = log_sums.iter().zip(positives).map(|(log_sum, positive)| log_sum - positive).sum();
+            return (total / self.count() as f64, log_sums);
+        }
         let terms: Vec<(f64, f64)> = self.tiles_of_rows(|first, rows| {
             // Of every row: the largest logit so far, the sum of exponentials around it, the positive's logit.
             let mut sums = vec![(f64::NEG_INFINITY, 0.0, 0.0); rows];
@@ -183,6 +190,11 @@ impl<T: Element> Views<T> {
     /// through its unit vector, of which the part along the row vanishes in the normalisation.
     fn gradient(&self, log_sums: &[f64], grad: f64) -> Vec<T> {
         let (d, scale) = (self.d, grad / (self.count() as f64 * self.tau));
+        if let Some(symmetric) = self.symmetric() {
+            let mut sums: Vec<T> = of_type(symmetric.attractions(log_sums, |i| self.positive_of(i)));
+            sums.par_chunks_mut(d).enumerate().for_each(|(i, sums)| self.through_normalisation(i, sums, scale));
+            return sums;
+        }
         self.tiles_of_rows(|first, rows| {
             let mut sums = vec![T::zero(); rows * d];
             self.for_each_tile_with(first, rows, |columns, tile| {
@@ -204,18 +216,28 @@ impl<T: Element> Views<T> {
                 product(Instructions::best(), &mut MatrixMut::new(&mut sums, rows, d), weights, others, true, false);
             });
             for (row, sums) in sums.chunks_exact_mut(d).enumerate() {
-                let (unit, length) = (&self.unit[(first + row) * d..][..d], self.lengths[first + row]);
-                if length == 0.0 {
-                    sums.fill(T::zero());
-                    continue;
-                }
-                let along: f64 = unit.iter().zip(&*sums).map(|(&u, &g)| wide(u) * wide(g)).sum();
-                for (g, &u) in sums.iter_mut().zip(unit) {
-                    *g = narrow((wide(*g) - along * wide(u)) * scale / length);
-                }
+                self.through_normalisation(first + row, sums, scale);
             }
             sums
         })
+    }
+
+    /// From the gradient of a unit row, divided by `scale`, to that of the row before it was normalised.
+    fn through_normalisation(&self, row: usize, sums: &mut [T], scale: f64) {
+        let (unit, length) = (&self.unit[row * self.d..][..self.d], self.lengths[row]);
+        if length == 0.0 {
+            return sums.fill(T::zero());
+        }
+        let along: f64 = unit.iter().zip(&*sums).map(|(&u, &g)| wide(u) * wide(g)).sum();
+        for (g, &u) in sums.iter_mut().zip(unit) {
+            *g = narrow((wide(*g) - along * wide(u)) * scale / length);
+        }
+    }
+
+    /// The fast form, for f32 and temperatures that are not very small.
+    fn symmetric(&self) -> Option<Symmetric<'_>> {
+        let unit = (&self.unit as &dyn Any).downcast_ref::<Vec<f32>>()?;
+        (self.tau >= LOWEST_TAU).then(|| Symmetric::new(unit, self.d, self.tau))
     }
 
     /// Runs `work(first row, rows)` for every tile of rows on all threads and joins what it returns, in order.
@@ -252,6 +274,14 @@ impl<T: Element> Views<T> {
             );
             consume(columns, tile);
         }
+    }
+}
+
+/// Numbers of a type that is known to be `T`.
+fn of_type<T: Element>(numbers: Vec<f32>) -> Vec<T> {
+    match (Box::new(numbers) as Box<dyn Any>).downcast() {
+        Ok(numbers) => *numbers,
+        Err(_) => unreachable!("the fast form is for f32"),
     }
 }
 

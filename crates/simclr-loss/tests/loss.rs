@@ -118,12 +118,32 @@ fn all_forms_are_one_function() {
 #[test]
 fn tiles_join_without_a_seam() {
     // 2n just below, at and above one tile of columns, and several tiles of both.
-    for n in [255, 256, 257, 600] {
+    for n in [1, 2, 64, 65, 255, 256, 257, 600, 1100] {
         let (left, right) = (random(&[n, 3], 1), random(&[n, 3], 2));
         let want = value_and_gradients(simclr_loss_vectorized, &left, &right, 0.2);
         let got = value_and_gradients(nt_xent, &left, &right, 0.2);
         assert_close(&[got.0], &[want.0], 1e-12, "value");
         assert_close(&got.1, &want.1, 1e-12, "gradient");
+        // f32 has a form of its own, down to a temperature of 0.05.
+        let [left, right] = [&left, &right].map(|t| t.to_dtype(DType::F32).unwrap());
+        for (tau, tolerance) in [(0.2, 1e-6), (0.05, 4e-6), (0.04, 4e-6)] {
+            let wide = [&left, &right].map(|t| t.to_dtype(DType::F64).unwrap());
+            let want = value_and_gradients(simclr_loss_vectorized, &wide[0], &wide[1], tau);
+            let got = value_and_gradients(nt_xent, &left, &right, tau);
+            assert!(
+                (got.0 - want.0).abs() <= tolerance * want.0 + 1e-12,
+                "n {n}, tau {tau}: {} is not {}",
+                got.0,
+                want.0
+            );
+            let largest = want.1.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
+            for (got, want) in got.1.iter().zip(&want.1) {
+                assert!(
+                    (got - want).abs() <= 10.0 * tolerance * largest + 1e-12,
+                    "n {n}, tau {tau}: {got} is not {want}"
+                );
+            }
+        }
     }
 }
 

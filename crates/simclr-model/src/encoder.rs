@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use simclr_ops::tape::Value;
 
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, Pass};
+use crate::layers::{BatchNorm, Conv2d, Mode, Pass};
 
 /// A ResNet with a 3×3 stem and no max-pool, as the course makes it of torchvision's.
 ///
@@ -131,6 +131,9 @@ impl ConvBn {
     }
 
     fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
+        if pass.mode == Mode::Evaluate {
+            return self.conv.forward_folded(pass, x, &self.norm, residual, relu);
+        }
         let x = self.conv.forward(pass, x)?;
         self.norm.forward(pass, &x, residual, relu)
     }

@@ -57,6 +57,20 @@ impl Conv2d {
         Ok(pass.tape.conv2d(x, &weight, self.window)?)
     }
 
+    /// With a batch norm, a residual sum and a ReLU folded into it, for evaluation.
+    pub(crate) fn forward_folded(
+        &self,
+        pass: &mut Pass,
+        x: &Value,
+        norm: &BatchNorm,
+        residual: Option<&Value>,
+        relu: bool,
+    ) -> Result<Value> {
+        let weight = pass.parameter(&self.weight);
+        let (scale, shift) = norm.affine()?;
+        Ok(pass.tape.conv2d_folded(x, &weight, self.window, &scale, &shift, residual, relu)?)
+    }
+
     /// Multiply-adds for a map of `h`×`w`, and the size of its output.
     pub(crate) fn multiply_adds(&self, [h, w]: [usize; 2]) -> (u64, [usize; 2]) {
         // Padded to keep the size: only the stride changes it.
@@ -88,18 +102,23 @@ impl BatchNorm {
         })
     }
 
-    /// On a tape, with the residual sum and the ReLU that follow it. The batch's own statistics update the running ones.
+    /// On a tape, with the statistics of the batch, which the running ones follow; with the residual sum and the ReLU behind it.
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
         let config = batch_norm::BatchNorm { eps: EPS, relu };
-        if pass.mode != Mode::Evaluate {
-            let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
-            self.track(&statistics)?;
-            Ok(y)
-        } else {
-            let (mean, var) = (&self.running_mean, &self.running_var);
-            Ok(pass.tape.batch_norm_inference(x, &weight, &bias, mean, var, residual, config)?)
-        }
+        let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
+        self.track(&statistics)?;
+        Ok(y)
+    }
+
+    /// Scale and shift of every channel with the running statistics.
+    fn affine(&self) -> Result<(Vec<f64>, Vec<f64>)> {
+        let numbers = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+        let [weight, bias] = [numbers(&self.weight)?, numbers(&self.bias)?];
+        let [mean, var] = [numbers(&self.running_mean)?, numbers(&self.running_var)?];
+        let scale: Vec<f64> = weight.iter().zip(var).map(|(weight, var)| weight / (var + EPS).sqrt()).collect();
+        let shift = bias.iter().zip(mean).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
+        Ok((scale, shift))
     }
 
     /// On rows in candle's graph, with the ReLU that follows it. Training updates the running statistics.

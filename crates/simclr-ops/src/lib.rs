@@ -16,6 +16,7 @@ pub mod context;
 pub mod conv2d;
 pub mod element;
 pub mod error;
+pub mod exponential;
 pub mod global_avg_pool;
 pub mod l2_normalize;
 pub mod linear;

@@ -124,26 +124,26 @@ impl Tape {
         Ok((y, statistics))
     }
 
-    /// [`batch_norm::inference`], for constants: it has no backward.
+    /// [`conv2d::folded`], for constants: it has no backward.
     ///
     /// # Errors
-    /// [`OpsError::Tape`] if a gradient of `x` is wanted; those of the op.
+    /// [`OpsError::Tape`] if a gradient of an argument is wanted; those of the op.
     #[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
-    pub fn batch_norm_inference(
+    pub fn conv2d_folded(
         &mut self,
         x: &Value,
         weight: &Value,
-        bias: &Value,
-        mean: &Tensor,
-        var: &Tensor,
+        window: Window,
+        scale: &[f64],
+        shift: &[f64],
         residual: Option<&Value>,
-        config: BatchNorm,
+        relu: bool,
     ) -> Result<Value, OpsError> {
-        if [x, weight, bias].into_iter().chain(residual).any(|value| self.wants[value.id]) {
-            return Err(OpsError::Tape("batch norm with fixed statistics has no backward"));
+        if [x, weight].into_iter().chain(residual).any(|value| self.wants[value.id]) {
+            return Err(OpsError::Tape("a convolution with a folded batch norm has no backward"));
         }
         let residual = residual.map(|r| &r.tensor);
-        let y = batch_norm::inference(&self.ctx, &x.tensor, &weight.tensor, &bias.tensor, mean, var, residual, config)?;
+        let y = conv2d::folded(&self.ctx, &x.tensor, &weight.tensor, window, scale, shift, residual, relu)?;
         Ok(self.value(y, false))
     }
 

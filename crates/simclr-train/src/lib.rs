@@ -4,7 +4,6 @@
 //! Results go to stdout, everything else to stderr.
 
 mod bench;
-mod breakdown;
 mod checkpoint;
 mod cli;
 mod config;
@@ -36,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{BenchCommand, Cli, Command};
+use crate::cli::{Cli, Command};
 use crate::output::Output;
 
 /// A mistake in what was typed: exit status 2, like clap's own.
@@ -91,7 +90,7 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),
-        Some(Command::Bench(BenchCommand::Step(arguments))) => bench::step(arguments, output),
+        Some(Command::Bench(command)) => bench::command(command, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }
 }

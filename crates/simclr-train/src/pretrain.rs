@@ -161,7 +161,7 @@ pub(crate) fn stage(
     Ok(Some((run, training.state)))
 }
 
-fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option<usize>) -> anyhow::Result<Loader> {
+pub(crate) fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option<usize>) -> anyhow::Result<Loader> {
     if config.batch > train.len() {
         let (batch, set, len) = (config.batch, config.data, train.len());
         return Err(Usage(format!("--batch is {batch}, but the training pictures of {set} are {len}")).into());
@@ -384,7 +384,7 @@ impl<'a> Training<'a> {
 }
 
 /// NT-Xent of a batch of pairs.
-fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Config) -> anyhow::Result<Tensor> {
+pub(crate) fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Config) -> anyhow::Result<Tensor> {
     let (left, right) = embed(model, left, right, config.views)?;
     Ok(nt_xent(&left, &right, config.temperature)?)
 }

@@ -9,10 +9,10 @@ use super::Geometry;
 use super::correlate::{Lattice, Map, Sight, correlate, pack_backward, pack_forward};
 use super::pictures::{Pass, sum_over_pictures};
 use super::weight_gradient::Direct;
-use super::winograd::{Winograd, pays, transform_weights};
+use super::winograd::{PLACES, Winograd, pays, transform_weights};
 use crate::element::{Element, Stored};
-use crate::product::Instructions;
 use crate::product::multiply::Dense;
+use crate::product::{Instructions, Panels};
 
 /// Writes all of `y`.
 pub(super) fn forward<S: Stored>(
@@ -23,22 +23,64 @@ pub(super) fn forward<S: Stored>(
     y: &mut [MaybeUninit<S>],
 ) {
     assert_eq!(y.len(), g.rows() * g.c_out);
-    let outside = vec![S::Wide::zero(); g.c_in];
-    let pass = Pass { pictures: g.n, pixels: g.h_out * g.w_out };
-    if let Some(winograd) = winograd(instructions, g) {
-        let kernel = |ci: usize, co: usize| kernel::<S>(&weight[(co * g.c_in + ci) * 9..]);
-        let weights = transform_weights(g.c_in, g.c_out, kernel);
-        return pass.run(x, y, |pictures, x, y, parallel| {
-            Winograd { pictures, ..winograd }.correlate(input_map(g, x, &outside), &weights, y, parallel);
-        });
+    let bank = Bank::<S>::new(instructions, g, weight);
+    pass(g).run(x, y, |pictures, x, y, parallel| bank.correlate(g, pictures, x, y, parallel));
+}
+
+/// Writes all of `y`: what `finish(first, y)` makes of the convolution, from element `first` on, whole pixels at a time.
+pub(super) fn forward_then<S: Stored>(
+    instructions: Instructions,
+    g: &Geometry,
+    x: &[S],
+    weight: &[S::Wide],
+    y: &mut [MaybeUninit<S>],
+    finish: impl Fn(usize, &mut [S::Wide]) + Sync,
+) {
+    assert_eq!(y.len(), g.rows() * g.c_out);
+    let bank = Bank::<S>::new(instructions, g, weight);
+    pass(g).run_then(x, y, |pictures, x, y, parallel| bank.correlate(g, pictures, x, y, parallel), finish);
+}
+
+/// Weights of a forward pass, packed.
+struct Bank<S: Stored> {
+    instructions: Instructions,
+    /// Zeros for all channels of the map.
+    outside: Vec<S::Wide>,
+    weights: Weights<S::Wide>,
+}
+
+enum Weights<T> {
+    Direct(Panels<T>),
+    Winograd(Winograd, Box<[Panels<T>; PLACES]>),
+}
+
+impl<S: Stored> Bank<S> {
+    fn new(instructions: Instructions, g: &Geometry, weight: &[S::Wide]) -> Self {
+        let weights = match winograd(instructions, g) {
+            Some(winograd) => {
+                let kernel = |ci: usize, co: usize| kernel::<S>(&weight[(co * g.c_in + ci) * 9..]);
+                Weights::Winograd(winograd, Box::new(transform_weights(g.c_in, g.c_out, kernel)))
+            }
+            None => Weights::Direct(pack_forward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w])),
+        };
+        Self { instructions, outside: vec![S::Wide::zero(); g.c_in], weights }
     }
-    let weights = pack_forward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w]);
-    pass.run(x, y, |pictures, x, y, parallel| {
-        let out = Dense { first: y.as_mut_ptr().cast(), stride: g.c_out };
-        let sight = sight(g, pictures, input_map(g, x, &outside));
-        // SAFETY: `y` has `c_out` elements for every output pixel of these pictures.
-        unsafe { correlate(instructions, &sight, &weights, &out, parallel) };
-    });
+
+    /// The output of some pictures; writes all of `y`.
+    fn correlate(&self, g: &Geometry, pictures: usize, x: &[S::Wide], y: &mut [MaybeUninit<S::Wide>], parallel: bool) {
+        let map = input_map(g, x, &self.outside);
+        match &self.weights {
+            Weights::Winograd(winograd, weights) => {
+                Winograd { pictures, ..*winograd }.correlate(map, &weights[..], y, parallel);
+            }
+            Weights::Direct(weights) => {
+                assert_eq!(y.len(), pictures * g.h_out * g.w_out * g.c_out);
+                let out = Dense { first: y.as_mut_ptr().cast(), stride: g.c_out };
+                // SAFETY: `y` has `c_out` elements for every output pixel of these pictures.
+                unsafe { correlate(self.instructions, &sight(g, pictures, map), weights, &out, parallel) };
+            }
+        }
+    }
 }
 
 /// Writes all of `dx`: a correlation of the gradient for every class of pixels that see the same taps.
@@ -101,7 +143,7 @@ pub(super) fn backward_weight<S: Stored>(
     dw: &mut [S::Wide],
 ) {
     let (in_outside, out_outside) = (vec![S::Wide::zero(); g.c_in], vec![S::Wide::zero(); g.c_out]);
-    let pass = Pass { pictures: g.n, pixels: g.h_out * g.w_out };
+    let pass = pass(g);
     if let Some(winograd) = winograd(instructions, g) {
         let sums = sum_over_pictures(pass, winograd.sums(), x, grad, |pictures, x, grad, sums, parallel| {
             let (map, grad) = (input_map(g, x, &in_outside), output_map(g, grad, &out_outside));
@@ -114,6 +156,10 @@ pub(super) fn backward_weight<S: Stored>(
         direct.add_weight_gradient(&sight(g, pictures, input_map(g, x, &in_outside)), grad, sums, parallel);
     });
     direct.weight_gradient(&sums, dw);
+}
+
+fn pass(g: &Geometry) -> Pass {
+    Pass { pictures: g.n, pixels: g.h_out * g.w_out }
 }
 
 /// What the output pixels of some pictures see of their map.

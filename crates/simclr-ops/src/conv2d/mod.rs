@@ -2,6 +2,7 @@
 
 mod correlate;
 mod cpu;
+mod folded;
 mod pictures;
 mod reference;
 mod transforms;
@@ -16,6 +17,8 @@ use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor, written};
+
+pub use folded::folded;
 
 const OP: &str = "conv2d";
 

@@ -35,33 +35,56 @@ impl Pass {
         to: &mut [MaybeUninit<S>],
         work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
     ) {
+        if let (1.., Some(from)) = (self.pictures, S::as_wide(from)) {
+            let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
+            return work(self.pictures, from, to, true);
+        }
+        self.run_then(from, to, work, |_, _| {});
+    }
+
+    /// The same in groups of pictures, for each of which `finish(first, to)` is called while its results, from element `first` on, are
+    /// still in a cache.
+    pub(super) fn run_then<S: Stored>(
+        self,
+        from: &[S],
+        to: &mut [MaybeUninit<S>],
+        work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
+        finish: impl Fn(usize, &mut [S::Wide]) + Sync,
+    ) {
         let Self { pictures, .. } = self;
         if pictures == 0 {
             return;
         }
-        if let Some(from) = S::as_wide(from) {
-            let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
-            return work(pictures, from, to, true);
-        }
         let (from_len, to_len) = (from.len() / pictures, to.len() / pictures);
-        if !self.is_large() {
-            let wide = widened(from);
-            let mut result = Vec::new();
-            // SAFETY: `work` writes all of it.
-            unsafe { overwrite(&mut result, to.len(), |to| work(pictures, &wide, to, true)) };
-            to.par_chunks_mut(CHUNK).zip(result.par_chunks(CHUNK)).for_each(|(to, wide)| narrow(wide, to));
-            return;
-        }
-        let group = self.group();
-        to.par_chunks_mut(group * to_len).zip(from.par_chunks(group * from_len)).for_each_init(
+        let one = |first: usize, pictures: usize, from: &[S::Wide], to: &mut [MaybeUninit<S::Wide>], parallel: bool| {
+            work(pictures, from, to, parallel);
+            // SAFETY: `work` wrote all of it.
+            let to = unsafe { to.assume_init_mut() };
+            if parallel {
+                // Whole pixels: pieces of a picture that are not would begin at another channel.
+                let piece = to_len / self.pixels * CHUNK.div_ceil(to_len / self.pixels);
+                to.par_chunks_mut(piece).enumerate().for_each(|(i, to)| finish(first + i * piece, to));
+            } else {
+                finish(first, to);
+            }
+        };
+        let group = if self.is_large() { self.group() } else { pictures };
+        let parallel = !self.is_large();
+        let groups = to.par_chunks_mut(group * to_len).zip(from.par_chunks(group * from_len)).enumerate();
+        groups.for_each_init(
             || (Vec::new(), Vec::new()),
-            |(wide, result), (to, from)| {
+            |(wide, result), (i, (to, from))| {
+                let (first, pictures) = (i * group * to_len, from.len() / from_len);
+                if let Some(from) = S::as_wide(from) {
+                    let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
+                    return one(first, pictures, from, to, parallel);
+                }
                 // SAFETY: `widen` and `work` write all of what they are given.
                 unsafe {
-                    overwrite(wide, from.len(), |wide| widen(from, wide));
-                    overwrite(result, to.len(), |to| work(from.len() / from_len, wide, to, false));
+                    overwrite(wide, from.len(), |wide| in_chunks(from, wide, parallel, widen));
+                    overwrite(result, to.len(), |to| one(first, pictures, wide, to, parallel));
                 }
-                narrow(result, to);
+                in_chunks(result, to, parallel, narrow);
             },
         );
     }
@@ -128,10 +151,21 @@ pub(super) fn sum_over_pictures<S: Stored>(
 /// All numbers, widened on all threads.
 fn widened<S: Stored>(numbers: &[S]) -> Vec<S::Wide> {
     let mut wide = Vec::new();
-    let all = |wide: &mut [MaybeUninit<S::Wide>]| {
-        wide.par_chunks_mut(CHUNK).zip(numbers.par_chunks(CHUNK)).for_each(|(wide, numbers)| widen(numbers, wide));
-    };
-    // SAFETY: the chunks are all of it.
-    unsafe { overwrite(&mut wide, numbers.len(), all) };
+    // SAFETY: `widen` writes all of what it is given.
+    unsafe { overwrite(&mut wide, numbers.len(), |wide| in_chunks(numbers, wide, true, widen)) };
     wide
+}
+
+/// Converts numbers; on all threads with `parallel`.
+fn in_chunks<A: Sync, B: Send>(
+    from: &[A],
+    to: &mut [MaybeUninit<B>],
+    parallel: bool,
+    convert: impl Fn(&[A], &mut [MaybeUninit<B>]) + Sync,
+) {
+    if parallel {
+        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| convert(from, to));
+    } else {
+        convert(from, to);
+    }
 }

@@ -18,7 +18,7 @@ use crate::product::multiply::{Dense, multiply, multiply_in_parallel};
 use crate::product::{Instructions, Matrix, Panels, Turned};
 
 /// Places of a transformed tile: products of which each is a matrix product.
-const PLACES: usize = 16;
+pub(super) const PLACES: usize = 16;
 
 /// Channels from which on the transforms are worth their time.
 const CHANNELS: usize = 16;

@@ -1,28 +1,24 @@
-//! `simclr-train bench`: what this machine does.
+//! Training steps on random pictures.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use serde_json::json;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::profile::Profile;
-use simclr_ops::random::stream;
 use simclr_optim::{Adam, AdamConfig};
 
-use crate::breakdown::{self, Peak};
+use super::breakdown::{self, Peak};
+use super::{WARM_UP, at_least_one, median, mib, pictures};
 use crate::cli::BenchStepArguments;
 use crate::config::{Config, arch, precision};
 use crate::output::Output;
 use crate::pretrain::embed;
-use crate::{Ending, Usage, machine};
+use crate::{Ending, machine};
 
-/// Steps before the clock counts: memory is touched and caches are warm after them.
-const WARM_UP: usize = 3;
-
-/// Times training steps on random pictures of 32×32.
-pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
+pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
     let config = Config {
         arch: arguments.arch.clone(),
         width: arguments.width,
@@ -31,9 +27,7 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
         ..Config::default()
     };
     config.validate()?;
-    if arguments.steps == 0 {
-        return Err(Usage("--steps is 0, expected at least 1".into()).into());
-    }
+    at_least_one("--steps", arguments.steps)?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
@@ -65,8 +59,7 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
         }
     }
     let total = Duration::from_secs_f64(times.iter().sum());
-    times.sort_by(f64::total_cmp);
-    let seconds = times[times.len() / 2];
+    let seconds = median(times);
     let pairs_per_s = config.batch as f64 / seconds;
     // Forward, gradient of inputs and gradient of weights are two operations a multiply-add each, for both views.
     let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
@@ -83,7 +76,7 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
         config.batch,
         arguments.precision,
         rayon::current_num_threads(),
-        machine::peak_mib().map_or("unknown".into(), |mib| mib.to_string()),
+        mib(machine::peak_mib()),
     );
     if arguments.breakdown {
         let (rows, peak) = (breakdown::rows(&profile, loss_time, total), Peak::measure());
@@ -92,10 +85,4 @@ pub(crate) fn step(arguments: &BenchStepArguments, output: &Output) -> anyhow::R
     }
     output.result(text, &object);
     Ok(Ending::Done)
-}
-
-fn pictures(n: usize, view: u64, device: &Device) -> anyhow::Result<Tensor> {
-    let mut numbers = stream(0, [view, 0, 0]);
-    let pixels: Vec<f32> = (0..n * 3 * 32 * 32).map(|_| numbers.normal() as f32).collect();
-    Ok(Tensor::from_vec(pixels, (n, 3, 32, 32), device)?)
 }

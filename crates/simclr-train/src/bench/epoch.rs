@@ -1,0 +1,74 @@
+//! Training as it is, from pictures to update: how much of the time it waits for the loader.
+
+use candle_core::DType;
+use serde_json::json;
+use simclr_data::Split;
+use simclr_model::Model;
+use simclr_optim::{Adam, AdamConfig};
+
+use super::{WARM_UP, mib};
+use crate::cli::BenchEpochArguments;
+use crate::config::{Config, precision};
+use crate::meter::Meter;
+use crate::output::Output;
+use crate::pretrain::{contrast, loader};
+use crate::{Ending, Usage, machine};
+
+pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyhow::Result<Ending> {
+    let base = Config::default();
+    let config = Config {
+        data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
+        data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
+        subset: arguments.data.subset,
+        arch: arguments.arch.clone(),
+        width: arguments.width,
+        batch: arguments.batch,
+        precision: precision(&arguments.precision)?,
+        ..base
+    };
+    config.validate()?;
+    machine::use_threads(arguments.machine.threads)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    let train = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
+    let loader = loader(&config, &train, arguments.workers)?;
+    let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
+    if steps <= WARM_UP {
+        return Err(
+            Usage(format!("an epoch has {steps} steps, expected more than {WARM_UP}, which are not timed")).into()
+        );
+    }
+    let ctx = config.context();
+    let model = Model::new(&config.model()?, config.seed, DType::F32, &device, &ctx)?;
+    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
+    let mut meter = Meter::start();
+    for (i, batch) in loader.epoch(0, 0).take(steps).enumerate() {
+        if i == WARM_UP {
+            meter = Meter::start();
+        }
+        let batch = batch?;
+        meter.data_came();
+        let loss = contrast(&model, &batch.left.to_device(&device)?, &batch.right.to_device(&device)?, &config)?;
+        loss.to_scalar::<f32>()?;
+        optimizer.step(&model.backward(&loss)?)?;
+        meter.step_ended(config.batch);
+    }
+    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
+    let (pairs_per_s, share) = (meter.pairs_per_second(), meter.data_wait_share());
+    let object = json!({
+        "data": config.data.to_string(), "arch": config.arch, "width": config.width, "batch": config.batch,
+        "precision": config.precision, "device": "cpu", "threads": threads, "workers": arguments.workers.unwrap_or(1),
+        "steps": steps - WARM_UP, "pairs_per_s": pairs_per_s, "data_wait_share": share, "peak_mib": peak_mib,
+    });
+    let text = format!(
+        "{} on {}, batch {}, {}, {threads} threads: {pairs_per_s:.2} pairs/s over {} steps, {:.2} % of the time waiting for data, {} MiB at most",
+        config.arch,
+        config.data,
+        config.batch,
+        arguments.precision,
+        steps - WARM_UP,
+        100.0 * share,
+        mib(peak_mib),
+    );
+    output.result(text, &object);
+    Ok(Ending::Done)
+}

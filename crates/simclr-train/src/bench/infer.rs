@@ -1,0 +1,50 @@
+//! The encoder alone, as it embeds pictures: running statistics, batch norm folded into the convolutions.
+
+use std::time::Instant;
+
+use candle_core::DType;
+use serde_json::json;
+use simclr_model::{Model, ModelConfig};
+
+use super::{WARM_UP, at_least_one, median, mib, pictures};
+use crate::cli::BenchInferArguments;
+use crate::config::{Config, arch, precision};
+use crate::output::Output;
+use crate::{Ending, machine};
+
+pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyhow::Result<Ending> {
+    at_least_one("--batch", arguments.batch)?;
+    at_least_one("--width", arguments.width)?;
+    at_least_one("--steps", arguments.steps)?;
+    let config = Config { precision: precision(&arguments.precision)?, ..Config::default() };
+    let model_config = ModelConfig { width: arguments.width, ..ModelConfig::new(arch(&arguments.arch)?) };
+    machine::use_threads(arguments.machine.threads)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    let model = Model::new(&model_config, 0, DType::F32, &device, &config.context())?;
+    let pictures = pictures(arguments.batch, 0, &device)?;
+    let mut times = Vec::new();
+    for i in 0..WARM_UP + arguments.steps {
+        let began = Instant::now();
+        model.features(&pictures)?;
+        if i >= WARM_UP {
+            times.push(began.elapsed().as_secs_f64());
+        }
+    }
+    let seconds = median(times);
+    let images_per_s = arguments.batch as f64 / seconds;
+    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
+    let object = json!({
+        "arch": arguments.arch, "width": arguments.width, "batch": arguments.batch, "precision": config.precision, "device": "cpu",
+        "threads": threads, "s_per_batch": seconds, "images_per_s": images_per_s, "peak_mib": peak_mib,
+    });
+    let text = format!(
+        "{} (width {}), batch {}, {}, {threads} threads: {images_per_s:.1} images/s, {} MiB at most",
+        arguments.arch,
+        arguments.width,
+        arguments.batch,
+        arguments.precision,
+        mib(peak_mib),
+    );
+    output.result(text, &object);
+    Ok(Ending::Done)
+}
