@@ -126,13 +126,18 @@ pub(super) fn pack_forward<S: Stored>(weight: &[S::Wide], [c_out, c_in, area]: [
     let mut panels = Panels::<S::Wide>::default();
     // SAFETY: every panel is written below, every line to its end.
     let memory = unsafe { panels.lines_of(area * c_in, c_out) };
+    /// Input channels that are turned at a time: few enough that the lines stay in the first cache.
+    const TURNED: usize = 16;
     (0..c_out.div_ceil(COLS)).into_par_iter().for_each(|panel| {
-        for co in panel * COLS..((panel + 1) * COLS).min(c_out) {
-            let kernel = &weight[co * c_in * area..][..c_in * area];
-            for (ci, taps) in kernel.chunks_exact(area).enumerate() {
-                for (tap, &weight) in taps.iter().enumerate() {
-                    // SAFETY: a column of this task's panel.
-                    unsafe { memory.at(tap * c_in + ci, co).write(S::narrow(weight).widen()) };
+        for first in (0..c_in).step_by(TURNED) {
+            for co in panel * COLS..((panel + 1) * COLS).min(c_out) {
+                let kernels = &weight[(co * c_in + first) * area..][..TURNED.min(c_in - first) * area];
+                for (ci, taps) in kernels.chunks_exact(area).enumerate() {
+                    for (tap, &weight) in taps.iter().enumerate() {
+                        let to = memory.at(tap * c_in + first + ci, co);
+                        // SAFETY: a column of this task's panel.
+                        unsafe { to.write(S::narrow(weight).widen()) };
+                    }
                 }
             }
         }
@@ -154,9 +159,13 @@ pub(super) fn pack_backward<S: Stored>(
     let write = |lines: Range<usize>, memory: Lines<S::Wide, COLS>| {
         for line in lines {
             let (tap, co) = (taps[line / c_out], line % c_out);
-            for (ci, &weight) in weight[co * c_in * area..][..c_in * area].iter().skip(tap).step_by(area).enumerate() {
-                // SAFETY: a line of this task.
-                unsafe { memory.at(line, ci).write(S::narrow(weight).widen()) };
+            let kernels = &weight[co * c_in * area..][..c_in * area];
+            for first in (0..c_in).step_by(COLS) {
+                let (to, kernels) = (memory.at(line, first), &kernels[first * area..]);
+                for (ci, &weight) in kernels.iter().skip(tap).step_by(area).take(COLS).enumerate() {
+                    // SAFETY: a line of this task, at most to the end of a panel.
+                    unsafe { to.add(ci).write(S::narrow(weight).widen()) };
+                }
             }
             // SAFETY: as above.
             unsafe { memory.fill(line, c_in) };

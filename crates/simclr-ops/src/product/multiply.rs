@@ -10,11 +10,11 @@ use super::panels::Panels;
 use crate::element::Element;
 
 /// Rows of the left factor that are multiplied with a whole panel before the next panel comes.
-const BLOCK_ROWS: usize = 16 * ROWS;
+const BLOCK_ROWS: usize = 8 * ROWS;
 
 /// Elements of a row that are summed before the next block of rows comes: with [`BLOCK_ROWS`] of them, some hundred KiB, and a panel
 /// of as many lines, the second cache of a core is half full.
-const BLOCK_LEN: usize = 768;
+const BLOCK_LEN: usize = 256;
 
 /// Tasks that a product is cut into at least, if it is large enough.
 const TASKS: usize = 16;
