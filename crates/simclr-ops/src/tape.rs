@@ -28,8 +28,9 @@ impl Value {
     }
 }
 
-/// From the gradient of a node's output to those of the values it was made of.
-type Backward = Box<dyn FnOnce(&Context, &Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send>;
+/// From the gradient of a node's output to those of the values it was made of. The gradient is the tape's own: its memory may be used
+/// again.
+type Backward = Box<dyn FnOnce(&Context, Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send>;
 
 struct Node {
     output: usize,
@@ -92,7 +93,7 @@ impl Tape {
         let (y, saved) = conv2d::forward(&self.ctx, &x.tensor, &weight.tensor, window)?;
         let (x_id, weight_id, wants_x) = (x.id, weight.id, self.wants[x.id]);
         Ok(self.record(y, &[x, weight], move |ctx, grad| {
-            let gradients = conv2d::backward(ctx, &saved, grad, wants_x)?;
+            let gradients = conv2d::backward(ctx, &saved, &grad, wants_x)?;
             Ok([gradients.x.map(|dx| (x_id, dx)), Some((weight_id, gradients.weight))].into_iter().flatten().collect())
         }))
     }
@@ -117,7 +118,7 @@ impl Tape {
         let residual_id = residual.map(|r| r.id);
         let inputs: Vec<&Value> = [x, weight, bias].into_iter().chain(residual).collect();
         let y = self.record(y, &inputs, move |ctx, grad| {
-            let g = batch_norm::backward(ctx, &saved, grad)?;
+            let g = batch_norm::backward_in_place(ctx, &saved, grad)?;
             let own = ids.into_iter().zip([g.x, g.weight, g.bias]);
             Ok(own.chain(residual_id.zip(g.residual)).collect())
         });
@@ -154,7 +155,7 @@ impl Tape {
     pub fn global_avg_pool(&mut self, x: &Value) -> Result<Value, OpsError> {
         let (y, saved) = global_avg_pool::forward(&self.ctx, &x.tensor)?;
         let x_id = x.id;
-        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, global_avg_pool::backward(ctx, &saved, grad)?)])))
+        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, global_avg_pool::backward(ctx, &saved, &grad)?)])))
     }
 
     /// [`linear::forward`].
@@ -166,7 +167,7 @@ impl Tape {
         let (x_id, weight_id, bias_id) = (x.id, weight.id, bias.map(|b| b.id));
         let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
         Ok(self.record(y, &inputs, move |ctx, grad| {
-            let g = linear::backward(ctx, &saved, grad)?;
+            let g = linear::backward(ctx, &saved, &grad)?;
             Ok([(x_id, g.x), (weight_id, g.weight)].into_iter().chain(bias_id.map(|id| (id, g.bias))).collect())
         }))
     }
@@ -178,7 +179,7 @@ impl Tape {
     pub fn l2_normalize(&mut self, x: &Value) -> Result<Value, OpsError> {
         let (y, saved) = l2_normalize::forward(&self.ctx, &x.tensor)?;
         let x_id = x.id;
-        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, l2_normalize::backward(ctx, &saved, grad)?)])))
+        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, l2_normalize::backward(ctx, &saved, &grad)?)])))
     }
 
     /// Runs backwards from the gradient of `output` and returns each leaf that it depends on with its gradient.
@@ -193,11 +194,12 @@ impl Tape {
             return Err(OpsError::Tape("its output depends on no value whose gradient is wanted"));
         }
         let mut gradients: Vec<Option<Tensor>> = vec![None; self.wants.len()];
-        gradients[output.id] = Some(grad.detach().contiguous()?);
+        // Whoever gave this one may still look at it.
+        gradients[output.id] = Some(grad.detach().contiguous()?.copy()?);
         // Popping drops a node, and with it the tensors that it saved, before the next one runs.
         while let Some(Node { output, backward }) = self.nodes.pop() {
             let Some(grad) = gradients[output].take() else { continue };
-            for (id, term) in backward(&self.ctx, &grad)? {
+            for (id, term) in backward(&self.ctx, grad)? {
                 match &gradients[id] {
                     _ if !self.wants[id] => {}
                     Some(sum) => {
@@ -220,7 +222,7 @@ impl Tape {
     /// Adds the output of an op; its backward is kept only if a gradient of an input is wanted.
     fn record<F>(&mut self, output: Tensor, inputs: &[&Value], backward: F) -> Value
     where
-        F: FnOnce(&Context, &Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send + 'static,
+        F: FnOnce(&Context, Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send + 'static,
     {
         let wants = inputs.iter().any(|input| self.wants[input.id]);
         let value = self.value(output, wants);

@@ -4,11 +4,12 @@
 //! cancels, then over the blocks in f64, in order. Blocks are cut by shape: the bits do not depend on the number of threads.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use num_traits::{Float, Zero};
 use rayon::prelude::*;
 
-use super::{Affine, Pass};
+use super::{Affine, Mask, Pass};
 use crate::element::{Element, Stored, wide};
 use crate::simd::{CHUNK, simd};
 
@@ -19,8 +20,8 @@ const BLOCK_ROWS: usize = 128;
 pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
     let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
     let pivot: Vec<S::Wide> = pivot.iter().map(|x| x.widen()).collect();
-    let mut sums = sum_blocks::<S::Wide>(x.len(), channels, |range, sum, square| {
-        for row in x[range].chunks_exact(channels) {
+    let mut sums = sum_blocks::<_, S::Wide>(x, x.len(), channels, |_, x: &[S], sum, square| {
+        for row in x.chunks_exact(channels) {
             for ((&x, &p), (sum, square)) in row.iter().zip(&pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
                 let d = x.widen() - p;
                 *sum += d;
@@ -38,29 +39,32 @@ pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
     sums
 }
 
-/// Sums two numbers per channel over all rows; `add` takes a range of elements (whole rows) and two rows of sums.
-fn sum_blocks<T: Element>(
+/// Sums two numbers per channel over all rows; `add` takes a range of elements (whole rows), what of `data` is there, and two rows of
+/// sums.
+fn sum_blocks<D: Data, T: Element>(
+    data: D,
     len: usize,
     channels: usize,
-    add: impl Fn(std::ops::Range<usize>, &mut [T], &mut [T]) + Sync,
+    add: impl Fn(Range<usize>, D::Part, &mut [T], &mut [T]) + Sync,
 ) -> Vec<f64> {
     let rows = len / channels;
     // Some blocks a task: rounding happens per block, scheduling per task.
-    let blocks_per_task = rows.div_ceil(BLOCK_ROWS).div_ceil(64).max(1);
-    let task_rows = blocks_per_task * BLOCK_ROWS;
-    let partial: Vec<Vec<f64>> = (0..rows.div_ceil(task_rows))
-        .into_par_iter()
-        .map(|task| {
+    let task = rows.div_ceil(BLOCK_ROWS).div_ceil(64).max(1) * BLOCK_ROWS * channels;
+    let partial: Vec<Vec<f64>> = data
+        .parts(task)
+        .enumerate()
+        .map(|(i, part)| {
             let mut total = vec![0.0; 2 * channels];
             let mut block = vec![T::zero(); 2 * channels];
-            let end = ((task + 1) * task_rows).min(rows);
-            for first in (task * task_rows..end).step_by(BLOCK_ROWS) {
+            let mut first = i * task;
+            for part in D::split(part, BLOCK_ROWS * channels) {
+                let range = first..(first + BLOCK_ROWS * channels).min(len);
+                first = range.end;
                 block.fill(T::zero());
                 let (one, two) = block.split_at_mut(channels);
-                let range = first * channels..(first + BLOCK_ROWS).min(end) * channels;
                 simd(
                     #[inline(always)]
-                    || add(range, one, two),
+                    || add(range, part, one, two),
                 );
                 total.iter_mut().zip(&block).for_each(|(total, &sum)| *total += wide(sum));
             }
@@ -72,6 +76,42 @@ fn sum_blocks<T: Element>(
         sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }
     sums
+}
+
+/// Numbers that are summed, read or changed on the way.
+trait Data {
+    /// Some of them.
+    type Part: Send;
+
+    /// Parts of so many, the last perhaps smaller.
+    fn parts(self, len: usize) -> impl IndexedParallelIterator<Item = Self::Part>;
+
+    /// The same on this thread.
+    fn split(part: Self::Part, len: usize) -> impl Iterator<Item = Self::Part>;
+}
+
+impl<'a, S: Sync> Data for &'a [S] {
+    type Part = &'a [S];
+
+    fn parts(self, len: usize) -> impl IndexedParallelIterator<Item = &'a [S]> {
+        self.par_chunks(len)
+    }
+
+    fn split(part: &'a [S], len: usize) -> impl Iterator<Item = &'a [S]> {
+        part.chunks(len)
+    }
+}
+
+impl<'a, S: Send> Data for &'a mut [S] {
+    type Part = &'a mut [S];
+
+    fn parts(self, len: usize) -> impl IndexedParallelIterator<Item = &'a mut [S]> {
+        self.par_chunks_mut(len)
+    }
+
+    fn split(part: &'a mut [S], len: usize) -> impl Iterator<Item = &'a mut [S]> {
+        part.chunks_mut(len)
+    }
 }
 
 /// Elements of a task of an element-wise pass: whole rows.
@@ -122,87 +162,88 @@ fn at_least<T: Element>(value: T, floor: T) -> T {
     if value <= floor { floor } else { value }
 }
 
-/// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted, all of it.
-pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, passed: Option<&mut [MaybeUninit<S>]>) -> Vec<f64> {
-    let channels = pass.mean.len();
-    if let Some(passed) = passed {
-        let task = task(channels);
-        passed.par_chunks_mut(task).enumerate().for_each(|(i, passed)| {
-            let range = i * task..i * task + passed.len();
-            let grad = &pass.grad[range.clone()];
-            simd(
-                #[inline(always)]
-                || match pass.y {
-                    None => drop(passed.write_copy_of_slice(grad)),
-                    Some(y) => {
-                        for ((passed, &g), &y) in passed.iter_mut().zip(grad).zip(&y[range]) {
-                            passed.write(S::narrow(gate(g, y)));
-                        }
-                    }
-                },
-            );
-        });
-    }
-    sum_blocks::<S::Wide>(pass.x.len(), channels, |range, sum, by_x| {
-        let rows = pass.x[range.clone()].chunks_exact(channels).zip(pass.grad[range.clone()].chunks_exact(channels));
-        match pass.y {
-            None => {
-                for (x, grad) in rows {
-                    for ((((&x, &g), &mean), sum), by_x) in
-                        x.iter().zip(grad).zip(pass.mean).zip(sum.iter_mut()).zip(by_x.iter_mut())
-                    {
-                        let g = g.widen();
-                        *sum += g;
-                        *by_x += g * (x.widen() - mean);
-                    }
-                }
+/// `[Σ g, Σ g · (x - mean)]` per channel, where `g` is what of `grad` passes the ReLU; with `keep` it takes the place of `grad`.
+pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, grad: &mut [S], keep: bool) -> Vec<f64> {
+    let (mean, channels, len) = (pass.mean, pass.mean.len(), grad.len());
+    sum_blocks::<_, S::Wide>(grad, len, channels, |range, grad: &mut [S], sum, by_x| {
+        let (x, sums) = (&pass.x[range.clone()], (sum, by_x));
+        // A loop for each kind of mask, so that each is one over vectors.
+        match pass.mask {
+            Mask::None => add_rows(mean, x, grad, sums, false, |_| (mean, mean), |g: S, _, _, _| g.widen()),
+            Mask::Output(y) => {
+                let y = |row: usize| (&y[range.start + row * channels..][..channels], mean);
+                add_rows(mean, x, grad, sums, keep, y, |g, _, y: S, _| gate(g, y.widen()));
             }
-            Some(y) => {
-                for ((x, grad), y) in rows.zip(y[range].chunks_exact(channels)) {
-                    for (((((&x, &g), &y), &mean), sum), by_x) in
-                        x.iter().zip(grad).zip(y).zip(pass.mean).zip(sum.iter_mut()).zip(by_x.iter_mut())
-                    {
-                        let g = gate(g, y);
-                        *sum += g;
-                        *by_x += g * (x.widen() - mean);
-                    }
-                }
+            Mask::Affine { scale, shift } => {
+                add_rows(
+                    mean,
+                    x,
+                    grad,
+                    sums,
+                    keep,
+                    |_| (scale, shift),
+                    |g, x, scale, shift| gate(g, x * scale + shift),
+                );
             }
         }
     })
 }
 
-/// Writes all of `dx`.
-pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, dx: &mut [MaybeUninit<S>]) {
+/// Adds the rows of a block. `mask(row)` are two numbers a channel, from which `passed(gradient, input, …)` knows what passes the ReLU.
+#[inline(always)]
+fn add_rows<'a, S: Stored, A: Copy + 'a, B: Copy + 'a>(
+    mean: &[S::Wide],
+    x: &[S],
+    grad: &mut [S],
+    (sum, by_x): (&mut [S::Wide], &mut [S::Wide]),
+    keep: bool,
+    mask: impl Fn(usize) -> (&'a [A], &'a [B]),
+    passed: impl Fn(S, S::Wide, A, B) -> S::Wide,
+) {
+    let channels = mean.len();
+    for (row, (x, grad)) in x.chunks_exact(channels).zip(grad.chunks_exact_mut(channels)).enumerate() {
+        let (a, b) = mask(row);
+        let sums = sum.iter_mut().zip(by_x.iter_mut());
+        let numbers = x.iter().zip(grad).zip(mean).zip(a).zip(b).zip(sums);
+        // Two loops, as one that writes only sometimes is slower than either.
+        if keep {
+            for (((((&x, grad), &mean), &a), &b), (sum, by_x)) in numbers {
+                let x = x.widen();
+                let g = passed(*grad, x, a, b);
+                *sum += g;
+                *by_x += g * (x - mean);
+                *grad = S::narrow(g);
+            }
+        } else {
+            for (((((&x, grad), &mean), &a), &b), (sum, by_x)) in numbers {
+                let x = x.widen();
+                let g = passed(*grad, x, a, b);
+                *sum += g;
+                *by_x += g * (x - mean);
+            }
+        }
+    }
+}
+
+/// Writes all of `dx`, for a gradient that has passed the ReLU.
+pub(super) fn input_gradient<S: Stored>(
+    pass: &Pass<'_, S>,
+    affine: &Affine<'_, S::Wide>,
+    grad: &[S],
+    dx: &mut [MaybeUninit<S>],
+) {
     let channels = pass.mean.len();
     let task = task(channels);
-    let Affine { scale, by_x, constant } = *affine;
-    dx.par_chunks_mut(task).enumerate().for_each(|(i, dx)| {
-        let range = i * task..i * task + dx.len();
-        let (x, grad) = (&pass.x[range.clone()], &pass.grad[range.clone()]);
-        let y = pass.y.map(|y| &y[range]);
+    dx.par_chunks_mut(task).zip(grad.par_chunks(task)).zip(pass.x.par_chunks(task)).for_each(|((dx, grad), x)| {
         simd(
             #[inline(always)]
             || {
-                for (row, dx) in dx.chunks_exact_mut(channels).enumerate() {
-                    let row = row * channels..(row + 1) * channels;
-                    let (x, grad) = (&x[row.clone()], &grad[row.clone()]);
-                    let per_channel = pass.mean.iter().zip(scale).zip(by_x).zip(constant);
-                    match y {
-                        None => {
-                            for (((dx, &x), &g), (((&mean, &scale), &by_x), &constant)) in
-                                dx.iter_mut().zip(x).zip(grad).zip(per_channel)
-                            {
-                                dx.write(S::narrow(g.widen() * scale + (x.widen() - mean) * by_x + constant));
-                            }
-                        }
-                        Some(y) => {
-                            for ((((dx, &x), &g), &y), (((&mean, &scale), &by_x), &constant)) in
-                                dx.iter_mut().zip(x).zip(grad).zip(&y[row]).zip(per_channel)
-                            {
-                                dx.write(S::narrow(gate(g, y) * scale + (x.widen() - mean) * by_x + constant));
-                            }
-                        }
+                let rows = dx.chunks_exact_mut(channels).zip(grad.chunks_exact(channels)).zip(x.chunks_exact(channels));
+                for ((dx, grad), x) in rows {
+                    for (((dx, &g), &x), of_channel) in
+                        dx.iter_mut().zip(grad).zip(x).zip(affine.of_channels(pass.mean))
+                    {
+                        dx.write(S::narrow(input_gradient_of(g.widen(), x.widen(), of_channel)));
                     }
                 }
             },
@@ -210,8 +251,65 @@ pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, 
     });
 }
 
-/// The gradient behind a ReLU whose output was `y`.
+/// The same with the ReLU, in the place of `grad`.
+pub(super) fn input_gradient_in_place<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, grad: &mut [S]) {
+    let (mean, channels) = (pass.mean, pass.mean.len());
+    let task = task(channels);
+    grad.par_chunks_mut(task).zip(pass.x.par_chunks(task)).enumerate().for_each(|(i, (grad, x))| {
+        simd(
+            #[inline(always)]
+            || match pass.mask {
+                Mask::None => change_rows(mean, affine, x, grad, |_| (mean, mean), |g: S, _, _, _| g.widen()),
+                Mask::Output(y) => {
+                    let y = |row: usize| (&y[i * task + row * channels..][..channels], mean);
+                    change_rows(mean, affine, x, grad, y, |g, _, y: S, _| gate(g, y.widen()));
+                }
+                Mask::Affine { scale, shift } => {
+                    let passed = |g, x, scale, shift| gate(g, x * scale + shift);
+                    change_rows(mean, affine, x, grad, |_| (scale, shift), passed);
+                }
+            },
+        );
+    });
+}
+
+/// As [`add_rows`], but changes the gradients.
 #[inline(always)]
-fn gate<S: Stored>(g: S, y: S) -> S::Wide {
-    if y.widen() <= S::Wide::zero() { S::Wide::zero() } else { g.widen() }
+fn change_rows<'a, S: Stored, A: Copy + 'a, B: Copy + 'a>(
+    mean: &[S::Wide],
+    affine: &Affine<'_, S::Wide>,
+    x: &[S],
+    grad: &mut [S],
+    mask: impl Fn(usize) -> (&'a [A], &'a [B]),
+    passed: impl Fn(S, S::Wide, A, B) -> S::Wide,
+) {
+    let channels = mean.len();
+    for (row, (x, grad)) in x.chunks_exact(channels).zip(grad.chunks_exact_mut(channels)).enumerate() {
+        let (a, b) = mask(row);
+        for ((((&x, grad), &a), &b), of_channel) in x.iter().zip(grad).zip(a).zip(b).zip(affine.of_channels(mean)) {
+            let x = x.widen();
+            let g = passed(*grad, x, a, b);
+            *grad = S::narrow(input_gradient_of(g, x, of_channel));
+        }
+    }
+}
+
+impl<T: Element> Affine<'_, T> {
+    /// Mean, scale, slope and constant of every channel.
+    #[inline(always)]
+    fn of_channels(&self, mean: &[T]) -> impl Iterator<Item = (((T, T), T), T)> {
+        let numbers = mean.iter().zip(self.scale).zip(self.by_x).zip(self.constant);
+        numbers.map(|(((&mean, &scale), &by_x), &constant)| (((mean, scale), by_x), constant))
+    }
+}
+
+#[inline(always)]
+fn input_gradient_of<T: Element>(g: T, x: T, (((mean, scale), by_x), constant): (((T, T), T), T)) -> T {
+    g * scale + (x - mean) * by_x + constant
+}
+
+/// The gradient behind a ReLU whose input or output was `value`.
+#[inline(always)]
+fn gate<S: Stored>(g: S, value: S::Wide) -> S::Wide {
+    if value <= S::Wide::zero() { S::Wide::zero() } else { g.widen() }
 }

@@ -12,7 +12,7 @@ use crate::context::{Context, Form};
 use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{dispatch_stored, elements, stored_type, tensor, written};
+use crate::storage::{dispatch_stored, elements, modify, stored_type, tensor, written};
 
 const OP: &str = "batch_norm";
 
@@ -48,9 +48,10 @@ impl Statistics {
 #[derive(Clone, Debug)]
 pub struct Saved {
     x: Tensor,
-    /// The output, whose zeros are the ReLU's mask; none without ReLU.
+    /// The output, whose zeros are the ReLU's mask; none without ReLU, or where the mask is found again without it.
     y: Option<Tensor>,
     weight: Tensor,
+    bias: Tensor,
     statistics: Statistics,
     has_residual: bool,
     config: BatchNorm,
@@ -113,8 +114,10 @@ pub fn forward(
     let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
     let saved = Saved {
         x: x.clone(),
-        y: config.relu.then(|| y.clone()),
+        // Without residual the input says where the ReLU gave zero: the output need not be read again.
+        y: (config.relu && residual.is_some()).then(|| y.clone()),
         weight: weight.clone(),
+        bias: bias.clone(),
         statistics,
         has_residual: residual.is_some(),
         config,
@@ -147,16 +150,16 @@ pub fn inference(
     residual: Option<&Tensor>,
     config: BatchNorm,
 ) -> Result<Tensor, OpsError> {
-    fn widened<S: Stored>(argument: &'static str, t: &Tensor, channels: usize) -> Result<Vec<f64>, OpsError> {
+    fn of_channels<S: Stored>(argument: &'static str, t: &Tensor, channels: usize) -> Result<Vec<f64>, OpsError> {
         if t.dims() != [channels] {
             return Err(OpsError::shape(OP, argument, t, format!("[{channels}]")));
         }
-        Ok(elements::<S::Wide>(OP, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
+        widened::<S::Wide>(OP, argument, t)
     }
     let channels = check(x, weight, bias, residual)?;
     let float_type = stored_type(OP, "x", x)?;
-    let mean = dispatch_stored!(float_type, widened("mean", mean, channels))?;
-    let var = dispatch_stored!(float_type, widened("var", var, channels))?;
+    let mean = dispatch_stored!(float_type, of_channels("mean", mean, channels))?;
+    let var = dispatch_stored!(float_type, of_channels("var", var, channels))?;
     dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &mean, &var, config))
 }
 
@@ -168,65 +171,104 @@ pub fn inference(
 /// # Errors
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
-    fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients, OpsError> {
-        let Statistics { mean, var, count } = &saved.statistics;
+    backward_in_place(ctx, saved, grad.copy()?)
+}
+
+/// [`backward`] in the memory of `grad`, which nobody else may be reading: it becomes one of the gradients.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_in_place(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
+    fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
+        let Saved { statistics: Statistics { mean, var, count }, has_residual, config, .. } = saved;
         let channels = mean.len();
         if grad.dims() != saved.x.dims() {
-            return Err(OpsError::shape(OP, "grad", grad, format!("{:?}, the shape of the output", saved.x.dims())));
+            return Err(OpsError::shape(OP, "grad", &grad, format!("{:?}, the shape of the output", saved.x.dims())));
         }
-        let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + saved.config.eps).sqrt()).collect();
+        let weight = widened::<S::Wide>(OP, "weight", &saved.weight)?;
+        let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + config.eps).sqrt()).collect();
         let x = elements::<S>(OP, "x", &saved.x)?;
         let y = saved.y.as_ref().map(|y| elements::<S>(OP, "y", y)).transpose()?;
-        let grad = elements::<S>(OP, "grad", grad)?;
-        let pass = Pass { x: &x, y: y.as_deref(), grad: &grad, mean: &narrowed::<S::Wide>(mean) };
+        let [scale, shift] = affine(&weight, &widened::<S::Wide>(OP, "bias", &saved.bias)?, mean, var, *config);
+        let (scale, shift, mean) = (narrowed(&scale), narrowed(&shift), narrowed::<S::Wide>(mean));
+        let mask = match &y {
+            Some(y) => Mask::Output(y),
+            None if config.relu => Mask::Affine { scale: &scale, shift: &shift },
+            None => Mask::None,
+        };
+        let pass = Pass { x: &x, mean: &mean, mask };
 
-        // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU.
-        let (sums, residual) = gradient_sums(ctx, &pass, saved.has_residual);
+        // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU: that of the residual.
+        let mut sums = Vec::new();
+        modify::<S>(&grad, |grad| {
+            sums = match ctx.form() {
+                Form::Reference => reference::gradient_sums(&pass, grad, *has_residual),
+                Form::Fast => cpu::gradient_sums(&pass, grad, *has_residual),
+            };
+        })?;
         let weight_grad: Vec<f64> = (0..channels).map(|c| sums[channels + c] * inv_std[c]).collect();
-        let bias_grad = &sums[..channels];
+        let bias_grad = sums[..channels].to_vec();
 
         // The mean of the batch is over all processes; the gradients of weight and bias are this process's share.
-        let mut total = sums.clone();
-        ctx.reduction().sum(&mut total)?;
-        let weight: Vec<f64> =
-            elements::<S::Wide>(OP, "weight", &saved.weight)?.iter().map(|&w| crate::element::wide(w)).collect();
+        ctx.reduction().sum(&mut sums)?;
         let n = *count as f64;
         let scale: Vec<f64> = (0..channels).map(|c| weight[c] * inv_std[c]).collect();
         let by_x: Vec<f64> =
-            (0..channels).map(|c| -scale[c] * inv_std[c] * inv_std[c] * total[channels + c] / n).collect();
-        let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * total[c] / n).collect();
-        let (scale, by_x, constant) =
-            (narrowed::<S::Wide>(&scale), narrowed::<S::Wide>(&by_x), narrowed::<S::Wide>(&constant));
+            (0..channels).map(|c| -scale[c] * inv_std[c] * inv_std[c] * sums[channels + c] / n).collect();
+        let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * sums[c] / n).collect();
+        let (scale, by_x, constant) = (narrowed(&scale), narrowed(&by_x), narrowed(&constant));
         let affine = Affine { scale: &scale, by_x: &by_x, constant: &constant };
-        let dx = match ctx.form() {
-            Form::Reference => {
-                let mut dx = vec![S::zero(); x.len()];
-                reference::input_gradient(&pass, &affine, &mut dx);
-                dx
-            }
-            // SAFETY: `input_gradient` writes the gradient of every input.
-            Form::Fast => unsafe { written(x.len(), |dx| cpu::input_gradient(&pass, &affine, dx)) },
+        let (dx, residual) = if *has_residual {
+            // What passed the ReLU is in `grad` now, and stays there.
+            let passed = elements::<S>(OP, "grad", &grad)?;
+            let pass = Pass { mask: Mask::None, ..pass };
+            let dx = match ctx.form() {
+                Form::Reference => {
+                    let mut dx = passed.to_vec();
+                    reference::input_gradient(&pass, &affine, &mut dx);
+                    dx
+                }
+                // SAFETY: `input_gradient` writes the gradient of every input.
+                Form::Fast => unsafe { written(x.len(), |dx| cpu::input_gradient(&pass, &affine, &passed, dx)) },
+            };
+            drop(passed);
+            (tensor(dx, saved.x.shape())?, Some(grad))
+        } else {
+            modify::<S>(&grad, |grad| match ctx.form() {
+                Form::Reference => reference::input_gradient(&pass, &affine, grad),
+                Form::Fast => cpu::input_gradient_in_place(&pass, &affine, grad),
+            })?;
+            (grad, None)
         };
         Ok(Gradients {
-            x: tensor(dx, saved.x.shape())?,
+            x: dx,
             weight: tensor(narrowed::<S::Wide>(&weight_grad), channels)?,
-            bias: tensor(narrowed::<S::Wide>(bias_grad), channels)?,
-            residual: residual.map(|r| tensor(r, saved.x.shape())).transpose()?,
+            bias: tensor(narrowed::<S::Wide>(&bias_grad), channels)?,
+            residual,
         })
     }
-    let float_type = stored_type(OP, "grad", grad)?;
-    // Two reads of the input, the gradient and the ReLU's mask, a write of one gradient or of two.
-    let tensors = 5 + 2 * usize::from(saved.config.relu) + usize::from(saved.has_residual);
-    let work = Work::pass(tensors * grad.elem_count(), float_type.width());
+    let float_type = stored_type(OP, "grad", &grad)?;
+    // Two reads of the input and the gradient and a write of one gradient; with a residual two, and with its ReLU the mask.
+    let of_residual = if saved.has_residual { 1 + usize::from(saved.config.relu) } else { 0 };
+    let work = Work::pass((5 + of_residual) * grad.elem_count(), float_type.width());
     ctx.timed(OP, "backward", work, || dispatch_stored!(float_type, run(ctx, saved, grad)))
 }
 
 /// What both passes of the backward read.
 struct Pass<'a, S: Stored> {
     x: &'a [S],
-    y: Option<&'a [S]>,
-    grad: &'a [S],
     mean: &'a [S::Wide],
+    mask: Mask<'a, S>,
+}
+
+/// Where the ReLU gave zero, and lets no gradient pass.
+enum Mask<'a, S: Stored> {
+    /// There is none.
+    None,
+    /// Where this output is zero.
+    Output(&'a [S]),
+    /// Where `x · scale + shift` is not positive, per channel.
+    Affine { scale: &'a [S::Wide], shift: &'a [S::Wide] },
 }
 
 /// `dx = g · scale + (x - mean) · by_x + constant`, per channel.
@@ -236,25 +278,16 @@ struct Affine<'a, T> {
     constant: &'a [T],
 }
 
-/// `[Σ g, Σ g · (x - mean)]` per channel, and `g` itself if it is wanted.
-fn gradient_sums<S: Stored>(ctx: &Context, pass: &Pass<'_, S>, wants_passed: bool) -> (Vec<f64>, Option<Vec<S>>) {
-    let mut sums = Vec::new();
-    let passed = match ctx.form() {
-        Form::Reference => {
-            let mut passed = wants_passed.then(|| vec![S::zero(); pass.x.len()]);
-            sums = reference::gradient_sums(pass, passed.as_deref_mut());
-            passed
-        }
-        Form::Fast if wants_passed => {
-            // SAFETY: `gradient_sums` writes all of what passes, if it is wanted.
-            Some(unsafe { written(pass.x.len(), |passed| sums = cpu::gradient_sums(pass, Some(passed))) })
-        }
-        Form::Fast => {
-            sums = cpu::gradient_sums(pass, None);
-            None
-        }
-    };
-    (sums, passed)
+/// Scale and shift of every channel: batch norm is `x · scale + shift`.
+fn affine(weight: &[f64], bias: &[f64], mean: &[f64], var: &[f64], config: BatchNorm) -> [Vec<f64>; 2] {
+    let scale: Vec<f64> = weight.iter().zip(var).map(|(w, v)| w / (v + config.eps).sqrt()).collect();
+    let shift = bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+    [scale, shift]
+}
+
+/// The numbers of a tensor in double precision.
+fn widened<T: Element>(op: &'static str, argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
+    Ok(elements::<T>(op, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
 }
 
 fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
@@ -275,13 +308,9 @@ fn apply<S: Stored>(
 ) -> Result<Tensor, OpsError> {
     let shape = x.shape().clone();
     let x = elements::<S>(OP, "x", x)?;
-    let (weight, bias) = (elements::<S::Wide>(OP, "weight", weight)?, elements::<S::Wide>(OP, "bias", bias)?);
     let residual = residual.map(|r| elements::<S>(OP, "residual", r)).transpose()?;
-    let scale: Vec<f64> =
-        weight.iter().zip(var).map(|(&w, v)| crate::element::wide(w) / (v + config.eps).sqrt()).collect();
-    let shift: Vec<f64> =
-        bias.iter().zip(mean).zip(&scale).map(|((&b, m), s)| crate::element::wide(b) - m * s).collect();
-    let (scale, shift) = (narrowed::<S::Wide>(&scale), narrowed::<S::Wide>(&shift));
+    let (weight, bias) = (widened::<S::Wide>(OP, "weight", weight)?, widened::<S::Wide>(OP, "bias", bias)?);
+    let [scale, shift] = affine(&weight, &bias, mean, var, config).map(|numbers| narrowed::<S::Wide>(&numbers));
     let residual = residual.as_deref();
     let y = match ctx.form() {
         Form::Reference => {

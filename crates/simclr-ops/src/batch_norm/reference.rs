@@ -2,7 +2,7 @@
 
 use num_traits::Zero;
 
-use super::{Affine, Pass};
+use super::{Affine, Mask, Pass};
 use crate::element::{Stored, wide};
 
 /// `[Σ x, Σ x²]` per channel.
@@ -32,33 +32,37 @@ pub(super) fn scale_and_shift<S: Stored>(
     }
 }
 
-/// `[Σ g, Σ g · (x - mean)]` per channel; `g` itself goes to `passed` if that is wanted.
-pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, mut passed: Option<&mut [S]>) -> Vec<f64> {
+/// `[Σ g, Σ g · (x - mean)]` per channel, where `g` is what of `grad` passes the ReLU; with `keep` it takes the place of `grad`.
+pub(super) fn gradient_sums<S: Stored>(pass: &Pass<'_, S>, grad: &mut [S], keep: bool) -> Vec<f64> {
     let channels = pass.mean.len();
     let mut sums = vec![0.0; 2 * channels];
-    for i in 0..pass.x.len() {
-        let (c, g) = (i % channels, through_relu(pass, i));
+    for (i, grad) in grad.iter_mut().enumerate() {
+        let (c, g) = (i % channels, through_relu(pass, i, *grad));
         sums[c] += wide(g);
         sums[channels + c] += wide(g) * wide(pass.x[i].widen() - pass.mean[c]);
-        if let Some(passed) = &mut passed {
-            passed[i] = S::narrow(g);
+        if keep {
+            *grad = S::narrow(g);
         }
     }
     sums
 }
 
-pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, dx: &mut [S]) {
-    for (i, dx) in dx.iter_mut().enumerate() {
+/// Puts the gradient of the input in the place of that of the output.
+pub(super) fn input_gradient<S: Stored>(pass: &Pass<'_, S>, affine: &Affine<'_, S::Wide>, grad: &mut [S]) {
+    for (i, grad) in grad.iter_mut().enumerate() {
         let c = i % pass.mean.len();
         let of_x = (pass.x[i].widen() - pass.mean[c]) * affine.by_x[c];
-        *dx = S::narrow(through_relu(pass, i) * affine.scale[c] + of_x + affine.constant[c]);
+        *grad = S::narrow(through_relu(pass, i, *grad) * affine.scale[c] + of_x + affine.constant[c]);
     }
 }
 
 /// The gradient that reaches the batch norm: nothing where the ReLU gave zero.
-fn through_relu<S: Stored>(pass: &Pass<'_, S>, i: usize) -> S::Wide {
-    match pass.y {
-        Some(y) if y[i].widen() <= S::Wide::zero() => S::Wide::zero(),
-        _ => pass.grad[i].widen(),
-    }
+fn through_relu<S: Stored>(pass: &Pass<'_, S>, i: usize, grad: S) -> S::Wide {
+    let c = i % pass.mean.len();
+    let is_zero = match pass.mask {
+        Mask::None => false,
+        Mask::Output(y) => y[i].widen() <= S::Wide::zero(),
+        Mask::Affine { scale, shift } => pass.x[i].widen() * scale[c] + shift[c] <= S::Wide::zero(),
+    };
+    if is_zero { S::Wide::zero() } else { grad.widen() }
 }
