@@ -15,6 +15,8 @@ const MOMENTUM: f64 = 0.1;
 pub(crate) struct Pass {
     pub(crate) tape: Tape,
     pub(crate) mode: Mode,
+    /// Equal parts of the batch that are normalised each by its own statistics.
+    pub(crate) groups: usize,
 }
 
 /// What a pass is for.
@@ -105,9 +107,9 @@ impl BatchNorm {
     /// On a tape, with the statistics of the batch, which the running ones follow; with the residual sum and the ReLU behind it.
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
-        let config = batch_norm::BatchNorm { eps: EPS, relu };
+        let config = batch_norm::BatchNorm { eps: EPS, relu, groups: pass.groups };
         let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
-        self.track(&statistics)?;
+        statistics.iter().try_for_each(|statistics| self.track(statistics))?;
         Ok(y)
     }
 
@@ -122,11 +124,13 @@ impl BatchNorm {
     }
 
     /// On rows in candle's graph, with the ReLU that follows it. Training updates the running statistics.
-    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, train: bool) -> Result<Tensor> {
-        let config = batch_norm::BatchNorm { eps: EPS, relu: true };
+    ///
+    /// `groups` are as in [`Pass`].
+    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, train: bool, groups: usize) -> Result<Tensor> {
+        let config = batch_norm::BatchNorm { eps: EPS, relu: true, groups };
         if train {
             let (y, statistics) = autograd::batch_norm(ctx, x, &self.weight, &self.bias, config)?;
-            self.track(&statistics)?;
+            statistics.iter().try_for_each(|statistics| self.track(statistics))?;
             Ok(y)
         } else {
             let (mean, var) = (&self.running_mean, &self.running_var);

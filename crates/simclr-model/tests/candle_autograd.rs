@@ -1,67 +1,13 @@
 //! The tape beside candle's own autograd: the same network in candle's primitive ops trains along the same curve.
 
-use std::collections::HashMap;
+mod plain;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use simclr_model::{Arch, Model, ModelConfig};
 use simclr_ops::random::stream;
 use simclr_ops::{Context, Form};
 
-/// The network as candle's ops spell it: NCHW, nothing fused, every gradient from candle.
-struct Plain(HashMap<String, Var>);
-
-impl Plain {
-    fn conv(&self, x: &Tensor, name: &str, stride: usize) -> Result<Tensor> {
-        let weight = &self.0[&format!("{name}.weight")];
-        x.conv2d(weight, weight.dim(2)? / 2, stride, 1, 1)
-    }
-
-    /// Over every dimension but the second.
-    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let channels = x.dim(1)?;
-        let rows = x.transpose(0, 1)?.reshape((channels, ()))?;
-        let centred = rows.broadcast_sub(&rows.mean_keepdim(1)?)?;
-        let std = (centred.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?;
-        let column = |field: &str| self.0[&format!("{name}.{field}")].reshape((channels, 1));
-        let y = centred.broadcast_div(&std)?.broadcast_mul(&column("weight")?)?.broadcast_add(&column("bias")?)?;
-        let mut dims = x.dims().to_vec();
-        dims.swap(0, 1);
-        y.reshape(dims)?.transpose(0, 1)
-    }
-
-    fn block(&self, x: &Tensor, name: &str, convs: usize, stride: usize, strided: usize) -> Result<Tensor> {
-        let mut y = x.clone();
-        for i in 1..=convs {
-            let stride = if i == strided { stride } else { 1 };
-            y = self.norm(&self.conv(&y, &format!("{name}.conv{i}"), stride)?, &format!("{name}.bn{i}"))?;
-            if i < convs {
-                y = y.relu()?;
-            }
-        }
-        let shortcut = match self.0.contains_key(&format!("{name}.downsample.0.weight")) {
-            true => {
-                self.norm(&self.conv(x, &format!("{name}.downsample.0"), stride)?, &format!("{name}.downsample.1"))?
-            }
-            false => x.clone(),
-        };
-        (y + shortcut)?.relu()
-    }
-
-    fn embed(&self, x: &Tensor, blocks: [usize; 4], bottleneck: bool) -> Result<Tensor> {
-        let mut x = self.norm(&self.conv(x, "f.0", 1)?, "f.1")?.relu()?;
-        for (layer, count) in blocks.into_iter().enumerate() {
-            for block in 0..count {
-                let stride = if layer > 0 && block == 0 { 2 } else { 1 };
-                let (convs, strided) = if bottleneck { (3, 2) } else { (2, 1) };
-                x = self.block(&x, &format!("f.{}.{block}", layer + 3), convs, stride, strided)?;
-            }
-        }
-        let x = x.mean((2, 3))?.matmul(&self.0["g.0.weight"].t()?)?;
-        let x = self.norm(&x, "g.1")?.relu()?;
-        let x = x.matmul(&self.0["g.3.weight"].t()?)?.broadcast_add(&self.0["g.3.bias"])?;
-        x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)
-    }
-}
+use plain::Plain;
 
 /// A contrastive objective of the two views' embeddings, in candle's ops.
 fn objective(left: &Tensor, right: &Tensor) -> Result<Tensor> {

@@ -102,7 +102,7 @@ pub fn batch_norm(
     weight: &Tensor,
     bias: &Tensor,
     config: BatchNorm,
-) -> Result<(Tensor, Statistics)> {
+) -> Result<(Tensor, Vec<Statistics>)> {
     let mut tape = Tape::new(ctx);
     let [x_value, weight_value, bias_value] = [x, weight, bias].map(|t| argument(&mut tape, t));
     let (y, statistics) = tape.batch_norm(&x_value, &weight_value, &bias_value, None, config)?;

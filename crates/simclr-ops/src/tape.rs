@@ -109,11 +109,11 @@ impl Tape {
         bias: &Value,
         residual: Option<&Value>,
         config: BatchNorm,
-    ) -> Result<(Value, Statistics), OpsError> {
+    ) -> Result<(Value, Vec<Statistics>), OpsError> {
         let residual_tensor = residual.map(|r| &r.tensor);
         let (y, saved) =
             batch_norm::forward(&self.ctx, &x.tensor, &weight.tensor, &bias.tensor, residual_tensor, config)?;
-        let statistics = saved.statistics().clone();
+        let statistics = saved.statistics().to_vec();
         let ids = [x.id, weight.id, bias.id];
         let residual_id = residual.map(|r| r.id);
         let inputs: Vec<&Value> = [x, weight, bias].into_iter().chain(residual).collect();
@@ -243,7 +243,7 @@ mod tests {
         // y = norm(x · Aᵀ) and z = bn(y + residual y): y is an input of the batch norm and its residual.
         let (x, w) = (random(&[4, 3], 1), random(&[5, 3], 2));
         let (scale, shift) = (random(&[5], 3), random(&[5], 4));
-        let config = BatchNorm { eps: 1e-5, relu: true };
+        let config = BatchNorm { eps: 1e-5, relu: true, groups: 1 };
         let run = |x: &Tensor, grad: &Tensor| -> Result<(Tensor, Vec<(Tensor, Tensor)>), OpsError> {
             let mut tape = Tape::new(&Context::new());
             let (x, w) = (tape.leaf(x), tape.constant(&w));

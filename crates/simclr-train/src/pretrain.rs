@@ -392,7 +392,7 @@ pub(crate) fn contrast(model: &Model, left: &Tensor, right: &Tensor, config: &Co
 /// The embeddings of both views of a batch, in training.
 pub(crate) fn embed(model: &Model, left: &Tensor, right: &Tensor, views: Views) -> anyhow::Result<(Tensor, Tensor)> {
     Ok(match views {
-        Views::Separate => (model.forward_t(left, true)?.1, model.forward_t(right, true)?.1),
+        Views::Separate => model.forward_views(left, right)?,
         Views::Joint => {
             let n = left.dim(0)?;
             let out = model.forward_t(&Tensor::cat(&[left, right], 0)?, true)?.1;

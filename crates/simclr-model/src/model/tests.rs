@@ -206,6 +206,38 @@ fn each_view_updates_the_running_statistics() {
 }
 
 #[test]
+fn both_views_in_one_pass_are_two_passes() {
+    for (arch, dtype, tolerance) in [(Arch::ResNet18, DType::F64, 1e-12), (Arch::ResNet50, DType::F32, 1e-4)] {
+        let config = ModelConfig { width: 8, ..ModelConfig::new(arch) };
+        let views = [7, 8].map(|seed| random(&[6, 3, 16, 16], seed).to_dtype(dtype).unwrap());
+        let run = |in_one: bool| {
+            let model = model(&config, dtype);
+            let (left, right) = if in_one {
+                model.forward_views(&views[0], &views[1]).unwrap()
+            } else {
+                (model.forward_t(&views[0], true).unwrap().1, model.forward_t(&views[1], true).unwrap().1)
+            };
+            let loss = (&left * &right).unwrap().sum_all().unwrap();
+            let gradients = model.backward(&loss).unwrap();
+            let gradients: Vec<_> =
+                model.parameters().iter().flat_map(|(_, var)| numbers(gradients.get(var).unwrap())).collect();
+            let state: Vec<_> = model.state().iter().map(|(_, t)| numbers(t)).collect();
+            ([numbers(&left), numbers(&right)], state, gradients)
+        };
+        let [(views, state, gradients), (want_views, want_state, want_gradients)] = [true, false].map(run);
+        // To the bit, but for the order in which gradients are summed.
+        assert!(views == want_views && state == want_state, "{arch}");
+        let size = want_gradients.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        for (got, want) in gradients.iter().zip(&want_gradients) {
+            assert!((got - want).abs() <= tolerance * size, "{arch}: {got} is not {want}");
+        }
+    }
+    let model = model(&tiny(Arch::ResNet18), DType::F64);
+    let message = model.forward_views(&random(&[4, 3, 8, 8], 1), &random(&[3, 3, 8, 8], 1)).unwrap_err().to_string();
+    assert!(message.contains("[4, 3, 8, 8] and [3, 3, 8, 8]"), "{message}");
+}
+
+#[test]
 fn bits_do_not_depend_on_threads() {
     let run = |threads: usize| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {

@@ -4,7 +4,7 @@ use super::*;
 use crate::check::{close, forms, random};
 
 const WINDOW: Window = Window { stride: 2, padding: 1 };
-const NORM: BatchNorm = BatchNorm { eps: 1e-5, relu: true };
+const NORM: BatchNorm = BatchNorm { eps: 1e-5, relu: true, groups: 1 };
 
 fn variable(dims: &[usize], seed: u64) -> Var {
     Var::from_tensor(&random(dims, seed)).unwrap()

@@ -23,6 +23,15 @@ pub struct BatchNorm {
     pub eps: f64,
     /// Whether a ReLU follows (with ReLU'(0) = 0, as in PyTorch).
     pub relu: bool,
+    /// Equal parts of the batch, each with statistics of its own: 2 for both views of a pair in one batch. At least 1.
+    pub groups: usize,
+}
+
+impl Default for BatchNorm {
+    /// PyTorch's: eps 1e-5, one batch, no ReLU.
+    fn default() -> Self {
+        Self { eps: 1e-5, relu: false, groups: 1 }
+    }
 }
 
 /// Mean and variance of every channel over a batch.
@@ -52,7 +61,7 @@ pub struct Saved {
     y: Option<Tensor>,
     weight: Tensor,
     bias: Tensor,
-    statistics: Statistics,
+    statistics: Vec<Statistics>,
     has_residual: bool,
     config: BatchNorm,
 }
@@ -87,30 +96,47 @@ pub fn forward(
     residual: Option<&Tensor>,
     config: BatchNorm,
 ) -> Result<(Tensor, Saved), OpsError> {
-    fn statistics<S: Stored>(ctx: &Context, x: &Tensor, channels: usize) -> Result<Statistics, OpsError> {
+    fn statistics<S: Stored>(
+        ctx: &Context,
+        x: &Tensor,
+        channels: usize,
+        groups: usize,
+    ) -> Result<Vec<Statistics>, OpsError> {
         let x = elements::<S>(OP, "x", x)?;
-        let mut sums = match ctx.form() {
-            Form::Reference => reference::moments(&x, channels),
-            Form::Fast => cpu::moments(&x, channels),
-        };
-        sums.push((x.len() / channels) as f64);
-        ctx.reduction().sum(&mut sums)?;
-        let count = sums[2 * channels] as usize;
-        if count < 2 {
-            return Err(OpsError::OneValuePerChannel { count });
+        let mut sums: Vec<f64> = Vec::new();
+        for x in x.chunks((x.len() / groups).max(1)) {
+            sums.extend(match ctx.form() {
+                Form::Reference => reference::moments(x, channels),
+                Form::Fast => cpu::moments(x, channels),
+            });
+            sums.push((x.len() / channels) as f64);
         }
-        let mean: Vec<f64> = sums[..channels].iter().map(|sum| sum / count as f64).collect();
-        let square = |c: usize| sums[channels + c] / count as f64 - mean[c] * mean[c];
-        let var = (0..channels).map(|c| square(c).max(0.0)).collect();
-        Ok(Statistics { mean, var, count })
+        ctx.reduction().sum(&mut sums)?;
+        let of_group = |sums: &[f64]| {
+            let count = sums[2 * channels] as usize;
+            if count < 2 {
+                return Err(OpsError::OneValuePerChannel { count });
+            }
+            let mean: Vec<f64> = sums[..channels].iter().map(|sum| sum / count as f64).collect();
+            let square = |c: usize| sums[channels + c] / count as f64 - mean[c] * mean[c];
+            let var = (0..channels).map(|c| square(c).max(0.0)).collect();
+            Ok(Statistics { mean, var, count })
+        };
+        if sums.is_empty() {
+            return Err(OpsError::OneValuePerChannel { count: 0 });
+        }
+        sums.chunks(2 * channels + 1).map(of_group).collect()
     }
     let channels = check(x, weight, bias, residual)?;
+    let groups = config.groups;
+    if groups == 0 || !x.dim(0)?.is_multiple_of(groups) {
+        return Err(OpsError::shape(OP, "x", x, format!("a first dimension that {groups} groups divide")));
+    }
     let float_type = stored_type(OP, "x", x)?;
     let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
     let statistics =
-        ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, statistics(ctx, x, channels)))?;
-    let (mean, var) = (&statistics.mean, &statistics.var);
-    let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, mean, var, config));
+        ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, statistics(ctx, x, channels, groups)))?;
+    let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &statistics, config));
     let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
     let saved = Saved {
         x: x.clone(),
@@ -126,8 +152,8 @@ pub fn forward(
 }
 
 impl Saved {
-    /// The statistics of the batch that was normalised.
-    pub fn statistics(&self) -> &Statistics {
+    /// The statistics of the batch that was normalised, one for each of its groups.
+    pub fn statistics(&self) -> &[Statistics] {
         &self.statistics
     }
 }
@@ -160,7 +186,8 @@ pub fn inference(
     let float_type = stored_type(OP, "x", x)?;
     let mean = dispatch_stored!(float_type, of_channels("mean", mean, channels))?;
     let var = dispatch_stored!(float_type, of_channels("var", var, channels))?;
-    dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &mean, &var, config))
+    let statistics = [Statistics { mean, var, count: 0 }];
+    dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &statistics, config))
 }
 
 /// Gradients of [`forward`] for the gradient of its output.
@@ -180,63 +207,88 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
 /// As [`backward`].
 pub fn backward_in_place(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
     fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
-        let Saved { statistics: Statistics { mean, var, count }, has_residual, config, .. } = saved;
-        let channels = mean.len();
+        let Saved { statistics, has_residual, config, .. } = saved;
         if grad.dims() != saved.x.dims() {
             return Err(OpsError::shape(OP, "grad", &grad, format!("{:?}, the shape of the output", saved.x.dims())));
         }
-        let weight = widened::<S::Wide>(OP, "weight", &saved.weight)?;
-        let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + config.eps).sqrt()).collect();
+        let [weight, bias] =
+            [("weight", &saved.weight), ("bias", &saved.bias)].map(|(name, t)| widened::<S::Wide>(OP, name, t));
+        let (weight, bias) = (weight?, bias?);
         let x = elements::<S>(OP, "x", &saved.x)?;
         let y = saved.y.as_ref().map(|y| elements::<S>(OP, "y", y)).transpose()?;
-        let [scale, shift] = affine(&weight, &widened::<S::Wide>(OP, "bias", &saved.bias)?, mean, var, *config);
-        let (scale, shift, mean) = (narrowed(&scale), narrowed(&shift), narrowed::<S::Wide>(mean));
-        let mask = match &y {
-            Some(y) => Mask::Output(y),
-            None if config.relu => Mask::Affine { scale: &scale, shift: &shift },
-            None => Mask::None,
+        let (channels, group) = (weight.len(), x.len() / statistics.len());
+        let of_channels: Vec<OfChannels<S::Wide>> =
+            statistics.iter().map(|statistics| OfChannels::new(&weight, &bias, statistics, *config)).collect();
+        let pass = |i: usize| {
+            let OfChannels { mean, scale, shift } = &of_channels[i];
+            let mask = match &y {
+                Some(y) => Mask::Output(&y[i * group..][..group]),
+                None if config.relu => Mask::Affine { scale, shift },
+                None => Mask::None,
+            };
+            Pass { x: &x[i * group..][..group], mean, mask }
         };
-        let pass = Pass { x: &x, mean: &mean, mask };
 
         // sums = [Σ g, Σ g · (x - mean)] per channel, where g is the gradient that passes the ReLU: that of the residual.
         let mut sums = Vec::new();
         modify::<S>(&grad, |grad| {
-            sums = match ctx.form() {
-                Form::Reference => reference::gradient_sums(&pass, grad, *has_residual),
-                Form::Fast => cpu::gradient_sums(&pass, grad, *has_residual),
-            };
+            for (i, grad) in grad.chunks_mut(group).enumerate() {
+                sums.extend(match ctx.form() {
+                    Form::Reference => reference::gradient_sums(&pass(i), grad, *has_residual),
+                    Form::Fast => cpu::gradient_sums(&pass(i), grad, *has_residual),
+                });
+            }
         })?;
-        let weight_grad: Vec<f64> = (0..channels).map(|c| sums[channels + c] * inv_std[c]).collect();
-        let bias_grad = sums[..channels].to_vec();
-
-        // The mean of the batch is over all processes; the gradients of weight and bias are this process's share.
+        // The gradients of weight and bias are this process's share; the mean of the batch is over all processes.
+        let [mut weight_grad, mut bias_grad] = [vec![0.0; channels], vec![0.0; channels]];
+        for (sums, Statistics { var, .. }) in sums.chunks(2 * channels).zip(statistics) {
+            for c in 0..channels {
+                weight_grad[c] += sums[channels + c] / (var[c] + config.eps).sqrt();
+                bias_grad[c] += sums[c];
+            }
+        }
         ctx.reduction().sum(&mut sums)?;
-        let n = *count as f64;
-        let scale: Vec<f64> = (0..channels).map(|c| weight[c] * inv_std[c]).collect();
-        let by_x: Vec<f64> =
-            (0..channels).map(|c| -scale[c] * inv_std[c] * inv_std[c] * sums[channels + c] / n).collect();
-        let constant: Vec<f64> = (0..channels).map(|c| -scale[c] * sums[c] / n).collect();
-        let (scale, by_x, constant) = (narrowed(&scale), narrowed(&by_x), narrowed(&constant));
-        let affine = Affine { scale: &scale, by_x: &by_x, constant: &constant };
+        let coefficients: Vec<Coefficients<S::Wide>> = statistics
+            .iter()
+            .zip(sums.chunks(2 * channels))
+            .map(|(s, sums)| Coefficients::new(&weight, s, sums, *config))
+            .collect();
         let (dx, residual) = if *has_residual {
             // What passed the ReLU is in `grad` now, and stays there.
             let passed = elements::<S>(OP, "grad", &grad)?;
-            let pass = Pass { mask: Mask::None, ..pass };
+            let part = |i: usize| {
+                (Pass { mask: Mask::None, ..pass(i) }, coefficients[i].affine(), &passed[i * group..][..group])
+            };
             let dx = match ctx.form() {
                 Form::Reference => {
                     let mut dx = passed.to_vec();
-                    reference::input_gradient(&pass, &affine, &mut dx);
+                    for (i, dx) in dx.chunks_mut(group).enumerate() {
+                        let (pass, affine, _) = part(i);
+                        reference::input_gradient(&pass, &affine, dx);
+                    }
                     dx
                 }
-                // SAFETY: `input_gradient` writes the gradient of every input.
-                Form::Fast => unsafe { written(x.len(), |dx| cpu::input_gradient(&pass, &affine, &passed, dx)) },
+                // SAFETY: `input_gradient` writes the gradient of every input of every group.
+                Form::Fast => unsafe {
+                    written(x.len(), |dx| {
+                        for (i, dx) in dx.chunks_mut(group).enumerate() {
+                            let (pass, affine, passed) = part(i);
+                            cpu::input_gradient(&pass, &affine, passed, dx);
+                        }
+                    })
+                },
             };
             drop(passed);
             (tensor(dx, saved.x.shape())?, Some(grad))
         } else {
-            modify::<S>(&grad, |grad| match ctx.form() {
-                Form::Reference => reference::input_gradient(&pass, &affine, grad),
-                Form::Fast => cpu::input_gradient_in_place(&pass, &affine, grad),
+            modify::<S>(&grad, |grad| {
+                for (i, grad) in grad.chunks_mut(group).enumerate() {
+                    let affine = coefficients[i].affine();
+                    match ctx.form() {
+                        Form::Reference => reference::input_gradient(&pass(i), &affine, grad),
+                        Form::Fast => cpu::input_gradient_in_place(&pass(i), &affine, grad),
+                    }
+                }
             })?;
             (grad, None)
         };
@@ -271,6 +323,46 @@ enum Mask<'a, S: Stored> {
     Affine { scale: &'a [S::Wide], shift: &'a [S::Wide] },
 }
 
+/// Mean of every channel of a group, and scale and shift of its batch norm.
+struct OfChannels<T> {
+    mean: Vec<T>,
+    scale: Vec<T>,
+    shift: Vec<T>,
+}
+
+impl<T: Element> OfChannels<T> {
+    fn new(weight: &[f64], bias: &[f64], statistics: &Statistics, config: BatchNorm) -> Self {
+        let [scale, shift] = affine(weight, bias, statistics, config).map(|numbers| narrowed(&numbers));
+        Self { mean: narrowed(&statistics.mean), scale, shift }
+    }
+}
+
+/// The coefficients of [`Affine`] for a group.
+struct Coefficients<T> {
+    scale: Vec<T>,
+    by_x: Vec<T>,
+    constant: Vec<T>,
+}
+
+impl<T: Element> Coefficients<T> {
+    /// From `sums`, `[Σ g, Σ g · (x - mean)]` per channel.
+    fn new(weight: &[f64], Statistics { var, count, .. }: &Statistics, sums: &[f64], config: BatchNorm) -> Self {
+        let (channels, n) = (weight.len(), *count as f64);
+        let inv_std = |c: usize| 1.0 / (var[c] + config.eps).sqrt();
+        let of_channels =
+            |coefficient: &dyn Fn(usize) -> f64| narrowed(&(0..channels).map(coefficient).collect::<Vec<_>>());
+        Self {
+            scale: of_channels(&|c| weight[c] * inv_std(c)),
+            by_x: of_channels(&|c| -weight[c] * inv_std(c).powi(3) * sums[channels + c] / n),
+            constant: of_channels(&|c| -weight[c] * inv_std(c) * sums[c] / n),
+        }
+    }
+
+    fn affine(&self) -> Affine<'_, T> {
+        Affine { scale: &self.scale, by_x: &self.by_x, constant: &self.constant }
+    }
+}
+
 /// `dx = g · scale + (x - mean) · by_x + constant`, per channel.
 struct Affine<'a, T> {
     scale: &'a [T],
@@ -279,7 +371,8 @@ struct Affine<'a, T> {
 }
 
 /// Scale and shift of every channel: batch norm is `x · scale + shift`.
-fn affine(weight: &[f64], bias: &[f64], mean: &[f64], var: &[f64], config: BatchNorm) -> [Vec<f64>; 2] {
+fn affine(weight: &[f64], bias: &[f64], statistics: &Statistics, config: BatchNorm) -> [Vec<f64>; 2] {
+    let Statistics { mean, var, .. } = statistics;
     let scale: Vec<f64> = weight.iter().zip(var).map(|(w, v)| w / (v + config.eps).sqrt()).collect();
     let shift = bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
     [scale, shift]
@@ -294,33 +387,43 @@ fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&v| narrow(v)).collect()
 }
 
-/// Normalises with the given statistics.
-#[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
+/// Normalises every group with its statistics.
 fn apply<S: Stored>(
     ctx: &Context,
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
     residual: Option<&Tensor>,
-    mean: &[f64],
-    var: &[f64],
+    statistics: &[Statistics],
     config: BatchNorm,
 ) -> Result<Tensor, OpsError> {
     let shape = x.shape().clone();
     let x = elements::<S>(OP, "x", x)?;
     let residual = residual.map(|r| elements::<S>(OP, "residual", r)).transpose()?;
     let (weight, bias) = (widened::<S::Wide>(OP, "weight", weight)?, widened::<S::Wide>(OP, "bias", bias)?);
-    let [scale, shift] = affine(&weight, &bias, mean, var, config).map(|numbers| narrowed::<S::Wide>(&numbers));
-    let residual = residual.as_deref();
+    let group = x.len() / statistics.len();
+    let of_group = |i: usize| {
+        let [scale, shift] =
+            affine(&weight, &bias, &statistics[i], config).map(|numbers| narrowed::<S::Wide>(&numbers));
+        (&x[i * group..][..group], residual.as_deref().map(|r| &r[i * group..][..group]), scale, shift)
+    };
     let y = match ctx.form() {
         Form::Reference => {
             let mut y = vec![S::zero(); x.len()];
-            reference::scale_and_shift(&x, residual, &scale, &shift, config.relu, &mut y);
+            for (i, y) in y.chunks_mut(group.max(1)).enumerate() {
+                let (x, residual, scale, shift) = of_group(i);
+                reference::scale_and_shift(x, residual, &scale, &shift, config.relu, y);
+            }
             y
         }
-        // SAFETY: `scale_and_shift` writes every output.
+        // SAFETY: `scale_and_shift` writes every output of every group.
         Form::Fast => unsafe {
-            written(x.len(), |y| cpu::scale_and_shift(&x, residual, &scale, &shift, config.relu, y))
+            written(x.len(), |y| {
+                for (i, y) in y.chunks_mut(group.max(1)).enumerate() {
+                    let (x, residual, scale, shift) = of_group(i);
+                    cpu::scale_and_shift(x, residual, &scale, &shift, config.relu, y);
+                }
+            })
         },
     };
     tensor(y, shape)

@@ -3,7 +3,7 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use crate::check::{close, finite_differences, forms, random};
 
-const CONFIG: BatchNorm = BatchNorm { eps: 1e-5, relu: true };
+const CONFIG: BatchNorm = BatchNorm { eps: 1e-5, relu: true, groups: 1 };
 
 /// The formula in candle's own ops.
 fn formula(a: &[Tensor], residual: Option<&Tensor>, config: BatchNorm) -> Tensor {
@@ -113,6 +113,41 @@ fn bf16_maps_are_computed_in_f32_and_rounded_once() {
 }
 
 #[test]
+fn groups_are_batches_of_their_own() {
+    for (dims, relu) in [([6, 3, 2, 5], true), ([4, 2, 2, 33], false)] {
+        let (maps, a) = ([1, 4, 5].map(|seed| random(&dims, seed)), arguments(&dims));
+        for ctx in [Form::Reference, Form::Fast].map(Context::with_form) {
+            for with_residual in [false, true] {
+                let run = |[x, r, grad]: &[Tensor; 3], groups| {
+                    let config = BatchNorm { relu, groups, ..CONFIG };
+                    let (y, saved) = forward(&ctx, x, &a[1], &a[2], with_residual.then_some(r), config).unwrap();
+                    let statistics = saved.statistics().to_vec();
+                    (y, backward(&ctx, &saved, grad).unwrap(), statistics)
+                };
+                let half = dims[0] / 2;
+                let halves = [0, half]
+                    .map(|from| run(&maps.each_ref().map(|m| m.narrow(0, from, half).unwrap().copy().unwrap()), 1));
+                let (y, g, statistics) = run(&maps, 2);
+                assert_eq!(statistics, [halves[0].2[0].clone(), halves[1].2[0].clone()]);
+                let joined = |part: &dyn Fn(usize) -> Tensor| Tensor::cat(&[part(0), part(1)], 0).unwrap();
+                close(&y, &joined(&|i| halves[i].0.clone()), 1e-15, "y");
+                close(&g.x, &joined(&|i| halves[i].1.x.clone()), 1e-14, "dx");
+                close(&g.weight, &(&halves[0].1.weight + &halves[1].1.weight).unwrap(), 1e-13, "weight");
+                close(&g.bias, &(&halves[0].1.bias + &halves[1].1.bias).unwrap(), 1e-13, "bias");
+                assert_eq!(g.residual.is_some(), with_residual);
+                if let Some(residual) = &g.residual {
+                    close(residual, &joined(&|i| halves[i].1.residual.clone().unwrap()), 1e-15, "residual");
+                }
+            }
+        }
+    }
+    let a = arguments(&[5, 4]);
+    let three = BatchNorm { groups: 3, ..CONFIG };
+    let message = forward(&Context::new(), &a[0], &a[1], &a[2], None, three).unwrap_err().to_string();
+    assert!(message.contains("x has shape [5, 4], expected a first dimension that 3 groups divide"), "{message}");
+}
+
+#[test]
 fn statistics_survive_a_mean_far_from_zero() {
     // In plain f32 sums of squares a mean of 1000 leaves no digit of a variance of 1.
     let x = (random(&[4096, 3], 1) + 1000.0).unwrap();
@@ -126,8 +161,8 @@ fn statistics_survive_a_mean_far_from_zero() {
     // The numbers themselves are rounded to 6e-5 in f32, so the variance is known to about 1e-5.
     let (_, want) = forward(&reference, &x, &channel, &channel, None, CONFIG).unwrap();
     for c in 0..3 {
-        assert!((saved.statistics().mean[c] - want.statistics().mean[c]).abs() < 1e-5);
-        assert!((saved.statistics().var[c] - want.statistics().var[c]).abs() < 2e-5);
+        assert!((saved.statistics()[0].mean[c] - want.statistics()[0].mean[c]).abs() < 1e-5);
+        assert!((saved.statistics()[0].var[c] - want.statistics()[0].var[c]).abs() < 2e-5);
     }
 }
 
@@ -135,7 +170,7 @@ fn statistics_survive_a_mean_far_from_zero() {
 fn running_variance_is_unbiased_and_inference_uses_what_it_is_given() {
     let a = arguments(&[5, 4]);
     let (y, saved) = forward(&Context::new(), &a[0], &a[1], &a[2], None, CONFIG).unwrap();
-    let statistics = saved.statistics();
+    let statistics = &saved.statistics()[0];
     assert_eq!(statistics.count, 5);
     let unbiased = Tensor::from_vec(statistics.unbiased_var(), 4, &Device::Cpu).unwrap();
     close(&unbiased, &a[0].var(0).unwrap(), 1e-13, "variance");
@@ -196,7 +231,7 @@ fn two_processes_normalise_as_one() {
     let recording = Context::new().with_reduction(record.clone());
     forward(&recording, &second, &a[1], &a[2], None, CONFIG).unwrap();
     let moments = record.0.lock().unwrap().remove(0);
-    let inv_std: Vec<f64> = saved.statistics().var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
+    let inv_std: Vec<f64> = saved.statistics()[0].var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
     let partial = |g: &Gradients| -> Vec<f64> {
         let weight: Vec<f64> = g.weight.to_vec1().unwrap();
         let bias: Vec<f64> = g.bias.to_vec1().unwrap();
@@ -211,7 +246,7 @@ fn two_processes_normalise_as_one() {
     let rest = partial(&whole).iter().zip(share).map(|(all, first)| all - first).collect();
     let ctx = other(vec![moments, rest]);
     let (half_y, half_saved) = forward(&ctx, &first, &a[1], &a[2], None, CONFIG).unwrap();
-    assert_eq!(half_saved.statistics().count, 6);
+    assert_eq!(half_saved.statistics()[0].count, 6);
     close(&half_y, &halves(&y)[0], 1e-12, "outputs of the first half");
     let half = backward(&ctx, &half_saved, &first_grad).unwrap();
     close(&half.x, &halves(&whole.x)[0], 1e-12, "gradient of the first half");

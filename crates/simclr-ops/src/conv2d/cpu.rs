@@ -7,7 +7,7 @@ use num_traits::Zero;
 
 use super::Geometry;
 use super::correlate::{Lattice, Map, Sight, correlate, pack_backward, pack_forward};
-use super::pictures::{Pass, sum_over_pictures};
+use super::pictures::{MANY, Pass, sum_over_pictures};
 use super::weight_gradient::Direct;
 use super::winograd::{PLACES, Winograd, pays, transform_weights};
 use crate::element::{Element, Stored};
@@ -145,14 +145,14 @@ pub(super) fn backward_weight<S: Stored>(
     let (in_outside, out_outside) = (vec![S::Wide::zero(); g.c_in], vec![S::Wide::zero(); g.c_out]);
     let pass = pass(g);
     if let Some(winograd) = winograd(instructions, g) {
-        let sums = sum_over_pictures(pass, winograd.sums(), x, grad, |pictures, x, grad, sums, parallel| {
+        let sums = sum_over_pictures(pass, winograd.sums(), MANY, x, grad, |pictures, x, grad, sums, parallel| {
             let (map, grad) = (input_map(g, x, &in_outside), output_map(g, grad, &out_outside));
             Winograd { pictures, ..winograd }.add_weight_gradient(map, grad, sums, parallel);
         });
         return winograd.weight_gradient(&sums, dw);
     }
     let direct = Direct { instructions, c_in: g.c_in, c_out: g.c_out, area: g.k_h * g.k_w };
-    let sums = sum_over_pictures(pass, direct.sums(), x, grad, |pictures, x, grad, sums, parallel| {
+    let sums = sum_over_pictures(pass, direct.sums(), MANY / 2, x, grad, |pictures, x, grad, sums, parallel| {
         direct.add_weight_gradient(&sight(g, pictures, input_map(g, x, &in_outside)), grad, sums, parallel);
     });
     direct.weight_gradient(&sums, dw);

@@ -139,7 +139,7 @@ mod tests {
             let conv = super::super::forward(&reference, &x, &weight, window).unwrap().0;
             let residual = random(conv.dims(), 7);
             for (residual, relu) in [(None, false), (None, true), (Some(&residual), true)] {
-                let config = BatchNorm { eps: 1e-5, relu };
+                let config = BatchNorm { relu, ..Default::default() };
                 let want =
                     batch_norm::inference(&reference, &conv, &gain, &bias, &mean, &var, residual, config).unwrap();
                 for ctx in forms() {

@@ -10,11 +10,12 @@ use crate::simd::CHUNK;
 use crate::storage::{narrow, overwrite, widen};
 
 /// From so many output pixels on, tasks work on groups of their own; with fewer, all work on the same. Few pixels have many channels.
-const MANY: usize = 8192;
+pub(super) const MANY: usize = 8192;
 
 /// Output pixels of a group, at least; and of a task that sums over them, where a sum is the better the longer it is.
 const GROUP: usize = 1024;
 const SUMMED_BY_TASK: usize = 4096;
+const FEWEST_TASKS: usize = 4;
 
 /// Elements of all partial sums together, at most.
 const PARTIAL: usize = 1 << 22;
@@ -99,17 +100,19 @@ impl Pass {
     }
 }
 
-/// Sums `len` numbers over all pictures: `add(pictures, x, grad, sums, parallel)` adds what some of them contribute.
+/// Sums `len` numbers over all pictures: `add(pictures, x, grad, sums, parallel)` adds what some of them contribute. From `many` output
+/// pixels on, tasks sum some of the pictures each.
 pub(super) fn sum_over_pictures<S: Stored>(
     pass: Pass,
     len: usize,
+    many: usize,
     x: &[S],
     grad: &[S],
     add: impl Fn(usize, &[S::Wide], &[S::Wide], &mut [S::Wide], bool) + Sync,
 ) -> Vec<S::Wide> {
     let Pass { pictures, pixels } = pass;
-    let most = (pictures * pixels / SUMMED_BY_TASK).min(PARTIAL / len.max(1)).min(pictures);
-    let tasks = if pass.is_large() { most.max(1) } else { 1 };
+    let most = (pictures * pixels / SUMMED_BY_TASK).max(FEWEST_TASKS).min(PARTIAL / len.max(1)).min(pictures);
+    let tasks = if pictures * pixels >= many { most.max(1) } else { 1 };
     let mut sums = vec![S::Wide::zero(); tasks * len];
     if pictures == 0 {
         return sums;
