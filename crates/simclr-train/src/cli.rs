@@ -386,23 +386,30 @@ pub(crate) struct ExportArguments {
     pub(crate) output: OutputArguments,
 }
 
+/// Which model is measured.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct BenchStepArguments {
+pub(crate) struct BenchModelArguments {
     /// resnet18, resnet34 or resnet50
     #[arg(long, default_value = "resnet50")]
     pub(crate) arch: String,
     /// Channels of the encoder's first layer
     #[arg(long, default_value_t = 64)]
     pub(crate) width: usize,
+    /// Number format of activations and of the operands of products: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchStepArguments {
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
     /// Pictures in a batch
     #[arg(long, default_value_t = 32)]
     pub(crate) batch: usize,
     /// Steps that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,
-    /// Number format of activations and of the operands of products: f32 or bf16
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: String,
     /// Show where the time goes, by op and phase, beside what this machine can do at most
     #[arg(long)]
     pub(crate) breakdown: bool,
@@ -414,21 +421,14 @@ pub(crate) struct BenchStepArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchInferArguments {
-    /// resnet18, resnet34 or resnet50
-    #[arg(long, default_value = "resnet50")]
-    pub(crate) arch: String,
-    /// Channels of the encoder's first layer
-    #[arg(long, default_value_t = 64)]
-    pub(crate) width: usize,
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
     /// Pictures in a batch
     #[arg(long, default_value_t = 64)]
     pub(crate) batch: usize,
     /// Batches that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,
-    /// Number format of activations and of the operands of products: f32 or bf16
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: String,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]
@@ -463,12 +463,8 @@ pub(crate) struct BenchLossArguments {
 pub(crate) struct BenchEpochArguments {
     #[command(flatten)]
     pub(crate) data: DataArguments,
-    /// resnet18, resnet34 or resnet50
-    #[arg(long, default_value = "resnet50")]
-    pub(crate) arch: String,
-    /// Channels of the encoder's first layer
-    #[arg(long, default_value_t = 64)]
-    pub(crate) width: usize,
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
     /// Pictures in a batch
     #[arg(long, default_value_t = 32)]
     pub(crate) batch: usize,
@@ -478,9 +474,6 @@ pub(crate) struct BenchEpochArguments {
     /// Threads that make batches [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
-    /// Number format of activations and of the operands of products: f32 or bf16
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: String,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

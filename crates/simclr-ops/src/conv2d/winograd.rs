@@ -216,7 +216,7 @@ impl Winograd {
 
     /// Tiles of a block of so many elements: whole tiles of the products, too.
     fn tiles_of_block(&self, elements: usize) -> usize {
-        (elements / (PLACES * (self.c_in + self.c_out))).next_multiple_of(ROWS)
+        (elements / (PLACES * (self.c_in + self.c_out))).max(1).next_multiple_of(ROWS)
     }
 
     /// Picture of a tile, row and column of its first output pixel.
@@ -283,4 +283,19 @@ fn places<T>(place: impl Fn(usize) -> *mut T) -> [[*mut T; 4]; 4] {
 /// Calls `work` for each of `tiles`; on all threads with `parallel`.
 fn each(parallel: bool, tiles: Range<usize>, work: impl Fn(usize) + Sync + Send) {
     if parallel { tiles.into_par_iter().with_min_len(8).for_each(work) } else { tiles.for_each(work) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_tiles_however_many_channels_there_are() {
+        let of_channels = |c_in, c_out| {
+            let (instructions, size, padding) = (Instructions::best(), [4, 4], [1, 1]);
+            Winograd { instructions, pictures: 1, size, padding, c_in, c_out }.tiles_of_block(BLOCK)
+        };
+        assert_eq!(of_channels(1 << 20, 1 << 20), ROWS);
+        assert!(of_channels(64, 64) >= 2 * ROWS && of_channels(64, 64).is_multiple_of(ROWS));
+    }
 }

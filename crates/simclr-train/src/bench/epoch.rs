@@ -20,10 +20,10 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
         data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
         subset: arguments.data.subset,
-        arch: arguments.arch.clone(),
-        width: arguments.width,
+        arch: arguments.model.arch.clone(),
+        width: arguments.model.width,
         batch: arguments.batch,
-        precision: precision(&arguments.precision)?,
+        precision: precision(&arguments.model.precision)?,
         ..base
     };
     config.validate()?;
@@ -64,7 +64,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         config.arch,
         config.data,
         config.batch,
-        arguments.precision,
+        arguments.model.precision,
         steps - WARM_UP,
         100.0 * share,
         mib(peak_mib),

@@ -14,10 +14,10 @@ use crate::{Ending, machine};
 
 pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyhow::Result<Ending> {
     at_least_one("--batch", arguments.batch)?;
-    at_least_one("--width", arguments.width)?;
+    at_least_one("--width", arguments.model.width)?;
     at_least_one("--steps", arguments.steps)?;
-    let config = Config { precision: precision(&arguments.precision)?, ..Config::default() };
-    let model_config = ModelConfig { width: arguments.width, ..ModelConfig::new(arch(&arguments.arch)?) };
+    let config = Config { precision: precision(&arguments.model.precision)?, ..Config::default() };
+    let model_config = ModelConfig { width: arguments.model.width, ..ModelConfig::new(arch(&arguments.model.arch)?) };
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::new(&model_config, 0, DType::F32, &device, &config.context())?;
@@ -34,15 +34,15 @@ pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyho
     let images_per_s = arguments.batch as f64 / seconds;
     let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
     let object = json!({
-        "arch": arguments.arch, "width": arguments.width, "batch": arguments.batch, "precision": config.precision, "device": "cpu",
+        "arch": arguments.model.arch, "width": arguments.model.width, "batch": arguments.batch, "precision": config.precision, "device": "cpu",
         "threads": threads, "s_per_batch": seconds, "images_per_s": images_per_s, "peak_mib": peak_mib,
     });
     let text = format!(
         "{} (width {}), batch {}, {}, {threads} threads: {images_per_s:.1} images/s, {} MiB at most",
-        arguments.arch,
-        arguments.width,
+        arguments.model.arch,
+        arguments.model.width,
         arguments.batch,
-        arguments.precision,
+        arguments.model.precision,
         mib(peak_mib),
     );
     output.result(text, &object);

@@ -20,10 +20,10 @@ use crate::{Ending, machine};
 
 pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
     let config = Config {
-        arch: arguments.arch.clone(),
-        width: arguments.width,
+        arch: arguments.model.arch.clone(),
+        width: arguments.model.width,
         batch: arguments.batch,
-        precision: precision(&arguments.precision)?,
+        precision: precision(&arguments.model.precision)?,
         ..Config::default()
     };
     config.validate()?;
@@ -74,7 +74,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
         config.arch,
         config.width,
         config.batch,
-        arguments.precision,
+        arguments.model.precision,
         rayon::current_num_threads(),
         mib(machine::peak_mib()),
     );
