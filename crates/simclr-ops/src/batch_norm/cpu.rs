@@ -156,6 +156,27 @@ pub(super) fn scale_and_shift<S: Stored>(
     });
 }
 
+/// Writes all of `y`, on this thread: what [`scale_and_shift`] wrote, widened again.
+pub(super) fn make_again<S: Stored>(
+    x: &[S],
+    scale: &[S::Wide],
+    shift: &[S::Wide],
+    relu: bool,
+    y: &mut [MaybeUninit<S::Wide>],
+) {
+    let (channels, floor) = (scale.len(), if relu { S::Wide::zero() } else { S::Wide::neg_infinity() });
+    simd(
+        #[inline(always)]
+        || {
+            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                    y.write(S::narrow(at_least(x.widen() * scale + shift, floor)).widen());
+                }
+            }
+        },
+    );
+}
+
 /// `max(value, floor)` that keeps NaN, so that a broken network is seen; `f32::max` would hide it.
 #[inline(always)]
 fn at_least<T: Element>(value: T, floor: T) -> T {

@@ -6,13 +6,16 @@
 mod cpu;
 mod reference;
 
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::context::{Context, Form};
 use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{dispatch_stored, elements, modify, stored_type, tensor, written};
+use crate::storage::{Elements, dispatch_stored, elements, modify, stored_type, tensor, written};
 
 const OP: &str = "batch_norm";
 
@@ -151,7 +154,71 @@ pub fn forward(
     Ok((y, saved))
 }
 
+/// What batch norm makes of a map, to be made again instead of being kept: the map is kept anyway.
+#[derive(Clone, Debug)]
+pub struct Normalised {
+    x: Tensor,
+    /// Scale and shift of every channel, for each group.
+    affine: Arc<Vec<[Vec<f64>; 2]>>,
+    relu: bool,
+}
+
+impl Normalised {
+    /// The map, whose shape and type the output has.
+    pub(crate) fn x(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// The output, a part at a time.
+    pub(crate) fn parts<S: Stored>(&self) -> Result<Parts<'_, S>, OpsError> {
+        let narrow = |numbers: &[Vec<f64>; 2]| numbers.each_ref().map(|numbers| narrowed(numbers));
+        let affine = self.affine.iter().map(narrow).collect();
+        Ok(Parts { x: elements(OP, "x", &self.x)?, affine, relu: self.relu })
+    }
+}
+
+/// The output of a batch norm, made when it is read.
+pub(crate) struct Parts<'a, S: Stored> {
+    x: Elements<'a, S>,
+    affine: Vec<[Vec<S::Wide>; 2]>,
+    relu: bool,
+}
+
+impl<S: Stored> Parts<'_, S> {
+    /// How many numbers there are.
+    pub(crate) fn len(&self) -> usize {
+        self.x.len()
+    }
+
+    /// Writes the numbers from `first` on, whole rows of channels, as they were rounded when they were kept.
+    pub(crate) fn write(&self, first: usize, mut to: &mut [MaybeUninit<S::Wide>]) {
+        let (group, mut first) = (self.x.len() / self.affine.len(), first);
+        while !to.is_empty() {
+            let [scale, shift] = &self.affine[first / group];
+            let len = to.len().min(group - first % group);
+            let (part, rest) = to.split_at_mut(len);
+            cpu::make_again(&self.x[first..first + len], scale, shift, self.relu, part);
+            (first, to) = (first + len, rest);
+        }
+    }
+}
+
 impl Saved {
+    /// What makes the output again, where no residual was added.
+    pub fn normalised(&self) -> Result<Option<Normalised>, OpsError> {
+        fn numbers<S: Stored>(argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
+            widened::<S::Wide>(OP, argument, t)
+        }
+        if self.has_residual {
+            return Ok(None);
+        }
+        let float_type = stored_type(OP, "x", &self.x)?;
+        let weight = dispatch_stored!(float_type, numbers("weight", &self.weight))?;
+        let bias = dispatch_stored!(float_type, numbers("bias", &self.bias))?;
+        let of_groups = self.statistics.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
+        Ok(Some(Normalised { x: self.x.clone(), affine: Arc::new(of_groups.collect()), relu: self.config.relu }))
+    }
+
     /// The statistics of the batch that was normalised, one for each of its groups.
     pub fn statistics(&self) -> &[Statistics] {
         &self.statistics

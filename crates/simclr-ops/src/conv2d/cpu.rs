@@ -7,7 +7,7 @@ use num_traits::Zero;
 
 use super::Geometry;
 use super::correlate::{Lattice, Map, Sight, correlate, pack_backward, pack_forward};
-use super::pictures::{MANY, Pass, sum_over_pictures};
+use super::pictures::{MANY, Pass, Source, sum_over_pictures};
 use super::weight_gradient::Direct;
 use super::winograd::{PLACES, Winograd, pays, transform_weights};
 use crate::element::{Element, Stored};
@@ -138,7 +138,7 @@ pub(super) fn backward_input<S: Stored>(
 pub(super) fn backward_weight<S: Stored>(
     instructions: Instructions,
     g: &Geometry,
-    x: &[S],
+    x: &(impl Source<S> + ?Sized),
     grad: &[S],
     dw: &mut [S::Wide],
 ) {

@@ -12,13 +12,15 @@ mod winograd;
 use candle_core::Tensor;
 use num_traits::Zero;
 
+use crate::batch_norm::Normalised;
 use crate::context::{Context, Form};
 use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor, written};
+use crate::storage::{FloatType, dispatch_stored, elements, overwrite, stored_type, tensor, written};
 
 pub use folded::folded;
+use pictures::Source;
 
 const OP: &str = "conv2d";
 
@@ -34,9 +36,35 @@ pub struct Window {
 /// What [`backward`] needs of the forward pass.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    x: Tensor,
+    x: Input,
     weight: Tensor,
     window: Window,
+}
+
+/// The map of a convolution, as its backward needs it.
+#[derive(Clone, Debug)]
+enum Input {
+    Kept(Tensor),
+    /// Made again from what came before the batch norm.
+    Normalised(Normalised),
+}
+
+impl Input {
+    /// A map of the same shape and type.
+    fn like(&self) -> &Tensor {
+        match self {
+            Self::Kept(x) => x,
+            Self::Normalised(normalised) => normalised.x(),
+        }
+    }
+}
+
+impl Saved {
+    /// The same without the map, which `normalised` makes again.
+    #[must_use]
+    pub fn with_input(self, normalised: Normalised) -> Self {
+        Self { x: Input::Normalised(normalised), ..self }
+    }
 }
 
 /// Gradients of the arguments of [`forward`].
@@ -80,7 +108,7 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
     let y = ctx.timed(OP, "forward", geometry.work(float_type), || {
         dispatch_stored!(float_type, run(ctx, x, weight, &geometry))
     })?;
-    Ok((y, Saved { x: x.clone(), weight: weight.clone(), window }))
+    Ok((y, Saved { x: Input::Kept(x.clone()), weight: weight.clone(), window }))
 }
 
 /// Gradients of [`forward`] for the gradient of its output; that of the map only if `wants_x`.
@@ -92,7 +120,7 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
     fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
-        let g = Geometry::new(&saved.x, &saved.weight, saved.window)?;
+        let g = Geometry::new(saved.x.like(), &saved.weight, saved.window)?;
         let expected = [g.n, g.h_out, g.w_out, g.c_out];
         if grad.dims() != expected {
             return Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output")));
@@ -101,12 +129,9 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
         let work = g.work(FloatType::of::<S>());
         let dw = ctx.timed(OP, "dW", work, || {
             let mut dw = vec![S::Wide::zero(); g.c_out * g.taps()];
-            let x = elements::<S>(OP, "x", &saved.x)?;
-            match ctx.form() {
-                Form::Reference => {
-                    reference::backward_weight(&g, &reference::widened(&x), &reference::widened(&grad), &mut dw);
-                }
-                Form::Fast => cpu::backward_weight(ctx.instructions(), &g, &x, &grad, &mut dw),
+            match &saved.x {
+                Input::Kept(x) => backward_weight(ctx, &g, &*elements::<S>(OP, "x", x)?, &grad, &mut dw),
+                Input::Normalised(normalised) => backward_weight(ctx, &g, &normalised.parts()?, &grad, &mut dw),
             }
             tensor(dw, saved.weight.shape())
         })?;
@@ -125,12 +150,31 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
                     written(len, |dx| cpu::backward_input(ctx.instructions(), &g, &weight, &grad, dx))
                 },
             };
-            tensor(dx, saved.x.shape())
+            tensor(dx, saved.x.like().shape())
         };
         let dx = wants_x.then(|| ctx.timed(OP, "dX", work, backward_input)).transpose()?;
         Ok(Gradients { x: dx, weight: dw })
     }
     dispatch_stored!(stored_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
+}
+
+/// Writes all of `dw`.
+fn backward_weight<S: Stored>(
+    ctx: &Context,
+    g: &Geometry,
+    x: &(impl Source<S> + ?Sized),
+    grad: &[S],
+    dw: &mut [S::Wide],
+) {
+    match ctx.form() {
+        Form::Reference => {
+            let mut wide = Vec::new();
+            // SAFETY: a source writes all of what it is given.
+            unsafe { overwrite(&mut wide, x.len(), |to| x.write(0, to)) };
+            reference::backward_weight(g, &wide, &reference::widened(grad), dw);
+        }
+        Form::Fast => cpu::backward_weight(ctx.instructions(), g, x, grad, dw),
+    }
 }
 
 /// All sizes of one convolution.

@@ -1,10 +1,12 @@
 //! A batch in groups of pictures: maps of bf16 are widened and rounded group by group, in the cache of a core.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use num_traits::Zero;
 use rayon::prelude::*;
 
+use crate::batch_norm::Parts;
 use crate::element::Stored;
 use crate::simd::CHUNK;
 use crate::storage::{narrow, overwrite, widen};
@@ -100,14 +102,54 @@ impl Pass {
     }
 }
 
+/// The numbers of a map, kept or made when they are read.
+pub(super) trait Source<S: Stored>: Sync {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Some of them, if they are kept in the type that is computed with.
+    fn kept(&self, range: Range<usize>) -> Option<&[S::Wide]>;
+
+    /// Writes those from `first` on: whole pixels.
+    fn write(&self, first: usize, to: &mut [MaybeUninit<S::Wide>]);
+}
+
+impl<S: Stored> Source<S> for [S] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn kept(&self, range: Range<usize>) -> Option<&[S::Wide]> {
+        S::as_wide(&self[range])
+    }
+
+    fn write(&self, first: usize, to: &mut [MaybeUninit<S::Wide>]) {
+        widen(&self[first..first + to.len()], to);
+    }
+}
+
+impl<S: Stored> Source<S> for Parts<'_, S> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn kept(&self, _: Range<usize>) -> Option<&[S::Wide]> {
+        None
+    }
+
+    fn write(&self, first: usize, to: &mut [MaybeUninit<S::Wide>]) {
+        self.write(first, to);
+    }
+}
+
 /// Sums `len` numbers over all pictures: `add(pictures, x, grad, sums, parallel)` adds what some of them contribute. From `many` output
 /// pixels on, tasks sum some of the pictures each.
 pub(super) fn sum_over_pictures<S: Stored>(
     pass: Pass,
     len: usize,
     many: usize,
-    x: &[S],
-    grad: &[S],
+    x: &(impl Source<S> + ?Sized),
+    grad: &(impl Source<S> + ?Sized),
     add: impl Fn(usize, &[S::Wide], &[S::Wide], &mut [S::Wide], bool) + Sync,
 ) -> Vec<S::Wide> {
     let Pass { pictures, pixels } = pass;
@@ -117,28 +159,23 @@ pub(super) fn sum_over_pictures<S: Stored>(
     if pictures == 0 {
         return sums;
     }
-    let (x_len, grad_len) = (x.len() / pictures, grad.len() / pictures);
+    // Adds some pictures, with memory for what of them is not kept as it is computed with.
+    let add = |of: Range<usize>, memory: &mut [Vec<S::Wide>; 2], sums: &mut [S::Wide], parallel: bool| {
+        let [of_x, of_grad] = memory;
+        let (x, grad) = (read(x, pictures, &of, of_x, parallel), read(grad, pictures, &of, of_grad, parallel));
+        add(of.len(), x, grad, sums, parallel);
+    };
     if tasks == 1 {
-        match (S::as_wide(x), S::as_wide(grad)) {
-            (Some(x), Some(grad)) => add(pictures, x, grad, &mut sums, true),
-            _ => add(pictures, &widened(x), &widened(grad), &mut sums, true),
-        }
+        add(0..pictures, &mut Default::default(), &mut sums, true);
         return sums;
     }
     let of_task = pictures.div_ceil(tasks);
-    let parts = x.par_chunks(of_task * x_len).zip(grad.par_chunks(of_task * grad_len));
-    sums.par_chunks_mut(len).zip(parts).for_each(|(sums, (x, grad))| match (S::as_wide(x), S::as_wide(grad)) {
-        (Some(x), Some(grad)) => add(x.len() / x_len, x, grad, sums, false),
-        _ => {
-            let (mut wide_x, mut wide_grad) = (Vec::new(), Vec::new());
-            for (x, grad) in x.chunks(pass.group() * x_len).zip(grad.chunks(pass.group() * grad_len)) {
-                // SAFETY: `widen` writes all of what it is given.
-                unsafe {
-                    overwrite(&mut wide_x, x.len(), |wide| widen(x, wide));
-                    overwrite(&mut wide_grad, grad.len(), |wide| widen(grad, wide));
-                }
-                add(x.len() / x_len, &wide_x, &wide_grad, sums, false);
-            }
+    let are_kept = x.kept(0..0).is_some() && grad.kept(0..0).is_some();
+    let group = if are_kept { of_task } else { pass.group() };
+    sums.par_chunks_mut(len).enumerate().for_each(|(task, sums)| {
+        let (mut memory, end) = (Default::default(), ((task + 1) * of_task).min(pictures));
+        for first in (task * of_task..end).step_by(group) {
+            add(first..(first + group).min(end), &mut memory, sums, false);
         }
     });
     let (sum, others) = sums.split_at_mut(len);
@@ -151,12 +188,30 @@ pub(super) fn sum_over_pictures<S: Stored>(
     sums
 }
 
-/// All numbers, widened on all threads.
-fn widened<S: Stored>(numbers: &[S]) -> Vec<S::Wide> {
-    let mut wide = Vec::new();
-    // SAFETY: `widen` writes all of what it is given.
-    unsafe { overwrite(&mut wide, numbers.len(), |wide| in_chunks(numbers, wide, true, widen)) };
-    wide
+/// The numbers of some of `pictures` in the type that is computed with: where they are kept, or in `memory`.
+fn read<'a, S: Stored>(
+    source: &'a (impl Source<S> + ?Sized),
+    pictures: usize,
+    of: &Range<usize>,
+    memory: &'a mut Vec<S::Wide>,
+    parallel: bool,
+) -> &'a [S::Wide] {
+    let len = source.len() / pictures;
+    let range = of.start * len..of.end * len;
+    if let Some(kept) = source.kept(range.clone()) {
+        return kept;
+    }
+    // SAFETY: a source writes all of what it is given, and the pictures are all of it.
+    unsafe {
+        overwrite(memory, range.len(), |to| {
+            if parallel {
+                to.par_chunks_mut(len).enumerate().for_each(|(i, to)| source.write(range.start + i * len, to));
+            } else {
+                source.write(range.start, to);
+            }
+        });
+    }
+    memory
 }
 
 /// Converts numbers; on all threads with `parallel`.

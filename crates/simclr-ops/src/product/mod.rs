@@ -1,7 +1,7 @@
 //! The one internal matrix product: everything that multiplies, multiplies here.
 //!
-//! The right factor is packed into panels ([`panels`]); the left one is read where it lies, so that pixels of a map need no
-//! unfolding. A micro-kernel for each instruction set ([`kernel`]) makes a tile of the product, [`multiply`] cuts the product into
+//! The right factor is packed into panels (`panels.rs`); the left one is read where it lies, so that pixels of a map need no
+//! unfolding. A micro-kernel for each instruction set (`kernel.rs`) makes a tile of the product, `multiply.rs` cuts the product into
 //! tiles. Work is split over threads by rows and columns of the output only, never along the sums, so the bits do not depend
 //! on the number of threads.
 
