@@ -13,8 +13,8 @@ use crate::symmetric::{LOWEST_TAU, Symmetric};
 
 /// Rows and columns of a tile: 256 KiB in f32, what a core's second cache holds. The tiles are cut by shape, so that the
 /// bits do not depend on the number of threads.
-const TILE_ROWS: usize = 128;
-const TILE_COLS: usize = 512;
+pub(crate) const TILE_ROWS: usize = 128;
+pub(crate) const TILE_COLS: usize = 512;
 
 /// Normalised, temperature-scaled cross entropy over the `2n` views of a batch, in nats per view.
 ///

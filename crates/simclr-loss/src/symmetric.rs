@@ -9,9 +9,7 @@ use rayon::prelude::*;
 use simclr_ops::exponential::exponentials;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, Panels, product_with_panels};
 
-/// Rows and columns of a tile: 256 KiB, what a core's second cache holds.
-const TILE_ROWS: usize = 128;
-const TILE_COLS: usize = 512;
+use crate::nt_xent::{TILE_COLS, TILE_ROWS};
 
 /// Tasks of the forward pass, each with sums of its own for all columns.
 const TASKS: usize = 16;

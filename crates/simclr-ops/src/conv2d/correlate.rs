@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::element::{Element, Stored};
 use crate::product::kernel::{COLS, Left, Pointers, ROWS};
-use crate::product::multiply::{Dense, LeftFactor, Target, multiply, multiply_in_parallel};
-use crate::product::{Instructions, Lines, Panels};
+use crate::product::multiply::{Dense, LeftFactor, Target};
+use crate::product::{Lines, Panels};
 
 /// A batch of NHWC maps.
 #[derive(Clone, Copy, Debug)]
@@ -174,24 +174,4 @@ pub(super) fn pack_backward<S: Stored>(
     // SAFETY: every line is written.
     unsafe { panels.pack(taps.len() * c_out, c_in, true, write) };
     panels
-}
-
-/// `out = sight · weights`, on all threads with `parallel`.
-///
-/// # Safety
-/// `out` has a place of its own for every output pixel and channel.
-pub(super) unsafe fn correlate<T: Element>(
-    instructions: Instructions,
-    sight: &Sight<'_, T>,
-    weights: &Panels<T>,
-    out: &impl Target<T>,
-    parallel: bool,
-) {
-    // SAFETY: a sight points to whole pixels of its map or to zeros; the caller promises the rest.
-    unsafe {
-        match parallel {
-            true => multiply_in_parallel(instructions, sight, weights, out, false),
-            false => multiply(instructions, sight, weights, out, false),
-        }
-    }
 }

@@ -4,15 +4,17 @@
 use std::mem::MaybeUninit;
 
 use num_traits::Zero;
+use rayon::prelude::*;
 
 use super::Geometry;
-use super::correlate::{Lattice, Map, Sight, correlate, pack_backward, pack_forward};
+use super::correlate::{Lattice, Map, Sight, pack_backward, pack_forward};
 use super::pictures::{MANY, Pass, Source, sum_over_pictures};
 use super::weight_gradient::Direct;
 use super::winograd::{PLACES, Winograd, pays, transform_weights};
 use crate::element::{Element, Stored};
-use crate::product::multiply::Dense;
+use crate::product::multiply::{Dense, multiply};
 use crate::product::{Instructions, Panels};
+use crate::simd::CHUNK;
 
 /// Writes all of `y`.
 pub(super) fn forward<S: Stored>(
@@ -76,8 +78,9 @@ impl<S: Stored> Bank<S> {
             Weights::Direct(weights) => {
                 assert_eq!(y.len(), pictures * g.h_out * g.w_out * g.c_out);
                 let out = Dense { first: y.as_mut_ptr().cast(), stride: g.c_out };
-                // SAFETY: `y` has `c_out` elements for every output pixel of these pictures.
-                unsafe { correlate(self.instructions, &sight(g, pictures, map), weights, &out, parallel) };
+                // SAFETY: a sight points to whole pixels of its map or to zeros; `y` has `c_out` elements for every output pixel of
+                // these pictures.
+                unsafe { multiply(self.instructions, &sight(g, pictures, map), weights, &out, false, parallel) };
             }
         }
     }
@@ -115,19 +118,20 @@ pub(super) fn backward_input<S: Stored>(
     pass.run(grad, dx, |pictures, grad, dx, parallel| {
         if g.stride > g.k_h.min(g.k_w) {
             // There are pixels that no output saw.
-            dx.fill(MaybeUninit::new(S::Wide::zero()));
+            let zeros = |dx: &mut [MaybeUninit<S::Wide>]| dx.fill(MaybeUninit::new(S::Wide::zero()));
+            if parallel { dx.par_chunks_mut(CHUNK).for_each(zeros) } else { zeros(dx) }
         }
         let dx = Dense { first: dx.as_mut_ptr().cast(), stride: g.c_in };
         for (weights, Class { first, seen, .. }) in &classes {
             let out = Lattice { map: dx, h: g.h, w: g.w, step: g.stride, first: *first };
             let map = output_map(g, grad, &outside);
             let sight = Sight { map, size: out.size(), pictures, step: 1, taps: seen.clone() };
-            // SAFETY: the lattices of the classes have no pixel in common, and each has one for every output pixel of its sight; `dx`
+            // SAFETY: a sight points to whole pixels of its map or to zeros; the lattices of the classes have no pixel in common, and each has one for every output pixel of its sight; `dx`
             // has `c_in` elements for each.
             unsafe {
                 match g.stride {
-                    1 => correlate(instructions, &sight, weights, &dx, parallel),
-                    _ => correlate(instructions, &sight, weights, &out, parallel),
+                    1 => multiply(instructions, &sight, weights, &dx, false, parallel),
+                    _ => multiply(instructions, &sight, weights, &out, false, parallel),
                 }
             }
         }

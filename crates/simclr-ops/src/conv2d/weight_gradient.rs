@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::correlate::Sight;
 use crate::element::Element;
-use crate::product::kernel::{COLS, ROWS};
-use crate::product::multiply::{Dense, multiply, multiply_in_parallel};
+use crate::product::kernel::COLS;
+use crate::product::multiply::{Dense, multiply};
 use crate::product::{Instructions, Lines, Panels, Turned};
 use crate::simd::simd;
 
@@ -48,14 +48,9 @@ impl Direct {
         for first in (0..rows).step_by(packed) {
             let pixels = first..(first + packed).min(rows);
             pack_pixels(sight, pixels.clone(), &mut panels, parallel);
-            pack_gradient(&grad[pixels.start * c_out..pixels.end * c_out], c_out, &mut turned, parallel);
+            turned.pack_lines(&grad[pixels.start * c_out..], pixels.len(), c_out, c_out, parallel);
             // SAFETY: both factors are packed; the sums are `taps` for each of the `c_out` channels, and they are initialised.
-            unsafe {
-                match parallel {
-                    true => multiply_in_parallel(self.instructions, &turned, &panels, &to, true),
-                    false => multiply(self.instructions, &turned, &panels, &to, true),
-                }
-            }
+            unsafe { multiply(self.instructions, &turned, &panels, &to, true, parallel) };
         }
     }
 
@@ -99,24 +94,4 @@ fn pack_pixels<T: Element>(sight: &Sight<'_, T>, pixels: Range<usize>, panels: &
     };
     // SAFETY: the taps are all columns of a line.
     unsafe { panels.pack(pixels.len(), cols, parallel, write) };
-}
-
-/// The gradient of some output pixels as a left factor: a row an output channel.
-fn pack_gradient<T: Element>(grad: &[T], channels: usize, turned: &mut Turned<T>, parallel: bool) {
-    let write = |lines: Range<usize>, memory: Lines<T, ROWS>| {
-        simd(
-            #[inline(always)]
-            || {
-                for line in lines {
-                    // SAFETY: it is one of this task's lines, all of it.
-                    unsafe {
-                        memory.write(line, 0, &grad[line * channels..][..channels]);
-                        memory.fill(line, channels);
-                    }
-                }
-            },
-        );
-    };
-    // SAFETY: every line is written.
-    unsafe { turned.pack(grad.len() / channels, channels, parallel, write) };
 }

@@ -14,7 +14,7 @@ use super::correlate::Map;
 use super::transforms::{Blocks, Input, Kernel, KernelGradient, Output, OutputGradient, transform};
 use crate::element::Element;
 use crate::product::kernel::{COLS, ROWS};
-use crate::product::multiply::{Dense, multiply, multiply_in_parallel};
+use crate::product::multiply::{Dense, multiply};
 use crate::product::{Instructions, Matrix, Panels, Turned};
 
 /// Places of a transformed tile: products of which each is a matrix product.
@@ -102,12 +102,7 @@ impl Winograd {
             let left = Matrix::new(&input[place * count * c_in..], count, c_in);
             let to = Dense { first: products.at_row(place * count), stride: c_out };
             // SAFETY: every place has `count` rows of its own.
-            unsafe {
-                match parallel {
-                    true => multiply_in_parallel(self.instructions, &left, &weights[place], &to, false),
-                    false => multiply(self.instructions, &left, &weights[place], &to, false),
-                }
-            }
+            unsafe { multiply(self.instructions, &left, &weights[place], &to, false, parallel) };
         };
         if parallel {
             (0..PLACES).into_par_iter().for_each(multiply_place);
@@ -196,12 +191,7 @@ impl Winograd {
         let multiply_place = |(place, (input, output)): (usize, &(Panels<T>, Turned<T>))| {
             let to = Dense { first: sums.at_row(place * c_out), stride: c_in };
             // SAFETY: every place has `c_out` rows of its own, and they are initialised.
-            unsafe {
-                match parallel {
-                    true => multiply_in_parallel(self.instructions, output, input, &to, true),
-                    false => multiply(self.instructions, output, input, &to, true),
-                }
-            }
+            unsafe { multiply(self.instructions, output, input, &to, true, parallel) };
         };
         if parallel {
             memory.par_iter().enumerate().for_each(multiply_place);

@@ -1,7 +1,6 @@
 //! Which instructions the products use: the best that the CPU has, or fewer if a test or a measurement asks.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::OnceLock;
 
 /// An instruction set for which there is a micro-kernel.
@@ -52,15 +51,5 @@ impl fmt::Display for Instructions {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         })
-    }
-}
-
-impl FromStr for Instructions {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|instructions| instructions.to_string() == name);
-        let known = known.ok_or_else(|| format!("instructions are {name}, expected portable, avx2 or avx512"))?;
-        if known.is_available() { Ok(known) } else { Err(format!("instructions are {name}, but this CPU has none")) }
     }
 }

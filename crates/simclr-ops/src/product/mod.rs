@@ -21,7 +21,7 @@ use std::ops::Range;
 use crate::element::Element;
 pub use instructions::Instructions;
 use kernel::{Left, Pointers};
-use multiply::{Dense, LeftFactor};
+use multiply::{Dense, LeftFactor, multiply};
 pub(crate) use panels::{Lines, Turned};
 pub use panels::{Packed, Panels};
 
@@ -176,13 +176,7 @@ pub fn product_with_panels<T: Element>(
     // SAFETY: `Matrix` and `MatrixMut` hold every element that their shape and strides reach (checked when they are made);
     // `out` is borrowed exclusively, so it overlaps neither factor, and its rows do not overlap each other; it is read only if
     // `accumulate`, and then it is initialised; the CPU has the instructions.
-    unsafe {
-        if parallel {
-            multiply::multiply_in_parallel(instructions, &a, b, &to, accumulate);
-        } else {
-            multiply::multiply(instructions, &a, b, &to, accumulate);
-        }
-    }
+    unsafe { multiply(instructions, &a, b, &to, accumulate, parallel) };
 }
 
 impl<T: Element> LeftFactor<T> for Matrix<'_, T> {

@@ -70,22 +70,27 @@ impl<T> Dense<T> {
 
 impl<T: Element> Target<T> for Dense<T> {
     fn at(&self, row: usize, col: usize) -> *mut T {
-        self.first.wrapping_add(row * self.stride + col)
+        self.at_row(row).wrapping_add(col)
     }
 }
 
-/// Writes (or adds, with `accumulate`) the product of two factors, on all threads of the current rayon pool.
+/// Writes (or adds, with `accumulate`) the product of two factors; on all threads of the current rayon pool with `parallel`.
 ///
 /// # Safety
 /// What the factor points to is readable for as many elements as it says; `out.at` gives distinct writable addresses for all rows of
 /// `left` and all columns of `right`, and consecutive ones for consecutive columns; they are initialised if `accumulate`.
-pub(crate) unsafe fn multiply_in_parallel<T: Element>(
+pub(crate) unsafe fn multiply<T: Element>(
     instructions: Instructions,
     left: &impl LeftFactor<T>,
     right: &Panels<T>,
     out: &impl Target<T>,
     accumulate: bool,
+    parallel: bool,
 ) {
+    if !parallel {
+        // SAFETY: the caller's promises are passed on.
+        return unsafe { multiply_part(instructions, left, 0..left.rows(), right, 0..right.cols(), out, accumulate) };
+    }
     let (blocks, panels) = (left.rows().div_ceil(BLOCK_ROWS), right.cols().div_ceil(COLS));
     // All panels go to one task where there are rows enough: they share its block of rows.
     let groups = TASKS.div_ceil(blocks.max(1)).min(panels.max(1));
@@ -100,26 +105,11 @@ pub(crate) unsafe fn multiply_in_parallel<T: Element>(
     });
 }
 
-/// The same on this thread.
-///
-/// # Safety
-/// As [`multiply_in_parallel`].
-pub(crate) unsafe fn multiply<T: Element>(
-    instructions: Instructions,
-    left: &impl LeftFactor<T>,
-    right: &Panels<T>,
-    out: &impl Target<T>,
-    accumulate: bool,
-) {
-    // SAFETY: the caller's promises are passed on.
-    unsafe { multiply_part(instructions, left, 0..left.rows(), right, 0..right.cols(), out, accumulate) };
-}
-
 /// Some rows and columns of a product; the columns begin at a panel.
 ///
 /// # Safety
-/// As [`multiply_in_parallel`], for these rows and columns.
-pub(crate) unsafe fn multiply_part<T: Element>(
+/// As [`multiply`], for these rows and columns.
+unsafe fn multiply_part<T: Element>(
     instructions: Instructions,
     left: &impl LeftFactor<T>,
     rows: Range<usize>,

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::kernel::{COLS, Left, Pointers, ROWS};
 use super::multiply::LeftFactor;
 use crate::element::Element;
+use crate::simd::simd;
 
 /// A packed right factor, `lines × cols`; columns that the last panel has too many are zeros.
 pub type Panels<T> = Packed<T, COLS>;
@@ -78,13 +79,18 @@ impl<T: Element, const WIDTH: usize> Packed<T, WIDTH> {
     /// If `data` is too short.
     pub fn pack_lines(&mut self, data: &[T], lines: usize, cols: usize, stride: usize, parallel: bool) {
         let write = |lines: Range<usize>, memory: Lines<T, WIDTH>| {
-            for line in lines {
-                // SAFETY: a line of this task, all of it.
-                unsafe {
-                    memory.write(line, 0, &data[line * stride..][..cols]);
-                    memory.fill(line, cols);
-                }
-            }
+            simd(
+                #[inline(always)]
+                || {
+                    for line in lines {
+                        // SAFETY: a line of this task, all of it.
+                        unsafe {
+                            memory.write(line, 0, &data[line * stride..][..cols]);
+                            memory.fill(line, cols);
+                        }
+                    }
+                },
+            );
         };
         // SAFETY: every line is written.
         unsafe { self.pack(lines, cols, parallel, write) };
