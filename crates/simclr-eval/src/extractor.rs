@@ -1,7 +1,7 @@
 //! What gives a classifier its features.
 
 use candle_core::{Result, Tensor};
-use simclr_model::Model;
+use simclr_model::{FrozenEncoder, Model};
 
 use crate::features::raw_pixels;
 
@@ -34,12 +34,9 @@ pub trait FeatureExtractor {
 }
 
 /// An encoder in evaluation mode: nothing of it changes.
-#[derive(Clone, Copy, Debug)]
-pub struct Frozen<'a>(pub &'a Model);
-
-impl FeatureExtractor for Frozen<'_> {
+impl FeatureExtractor for FrozenEncoder<'_> {
     fn testing(&self, pictures: &Tensor) -> Result<Tensor> {
-        self.0.features(pictures)
+        self.features(pictures)
     }
 }
 

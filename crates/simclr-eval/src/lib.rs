@@ -12,7 +12,7 @@ mod linear;
 mod ranking;
 
 pub use error::EvalError;
-pub use extractor::{BatchStatistics, FeatureExtractor, Frozen, RawPixels};
+pub use extractor::{BatchStatistics, FeatureExtractor, RawPixels};
 pub use features::{Features, embed, raw_pixels};
 pub use knn::{KnnProtocol, KnnResult, knn};
 pub use linear::{LinearConfig, LinearEpoch, LinearEvent, LinearResult, Score, linear};

@@ -1,20 +1,39 @@
-//! The ResNet encoder: pictures in, pooled features out.
+//! The ResNet encoder: pictures in, a map of features out.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use simclr_ops::Context;
+use simclr_ops::conv2d::{Folded, Threads};
 use simclr_ops::tape::Value;
 
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, Mode, Pass};
+use crate::layers::{BatchNorm, Conv2d, Pass};
+
+/// The unit of the network: convolution, batch norm, residual, ReLU.
+pub(crate) trait Layer {
+    /// What a forward pass carries along.
+    type Pass;
+    /// What comes in and goes out.
+    type Map: Clone;
+
+    /// `relu(norm(conv(x)) + residual)`, residual and ReLU each optional.
+    fn forward(
+        &self,
+        pass: &mut Self::Pass,
+        x: &Self::Map,
+        residual: Option<&Self::Map>,
+        relu: bool,
+    ) -> Result<Self::Map>;
+}
 
 /// A ResNet with a 3×3 stem and no max-pool, as the course makes it of torchvision's.
 ///
 /// Under PyTorch's names of the `Sequential` that the course builds: `f.0` stem, `f.1` its batch norm, `f.3` to `f.6` the
 /// four layers (`f.2` is the ReLU).
 #[derive(Debug)]
-pub(crate) struct Encoder {
-    stem: ConvBn,
-    blocks: Vec<Block>,
+pub(crate) struct Encoder<L = ConvBn> {
+    pub(crate) stem: L,
+    pub(crate) blocks: Vec<Block<L>>,
 }
 
 impl Encoder {
@@ -35,15 +54,6 @@ impl Encoder {
         Ok(Self { stem, blocks })
     }
 
-    /// `[n, h, w, 3]` to pooled features `[n, c]`.
-    pub(crate) fn forward(&self, pass: &mut Pass, pictures: &Value) -> Result<Value> {
-        let mut x = self.stem.forward(pass, pictures, None, true)?;
-        for block in &self.blocks {
-            x = block.forward(pass, &x)?;
-        }
-        Ok(pass.tape.global_avg_pool(&x)?)
-    }
-
     /// A parameter that every output depends on: what ties the encoder's tape to candle's graph.
     pub(crate) fn anchor(&self) -> &Tensor {
         self.stem.conv.weight()
@@ -62,6 +72,35 @@ impl Encoder {
         }
         total
     }
+
+    /// The same network for evaluation of pictures of `size`: running statistics, batch norm folded into packed weights.
+    pub(crate) fn fold(&self, ctx: &Context, size: [usize; 2]) -> Result<Encoder<Folded>> {
+        let stem = self.stem.fold(ctx, size)?;
+        let mut size = stem.size_out();
+        let mut blocks = Vec::new();
+        for block in &self.blocks {
+            let downsample = block.downsample.as_ref().map(|layer| layer.fold(ctx, size)).transpose()?;
+            let mut layers = Vec::new();
+            for layer in &block.layers {
+                let layer = layer.fold(ctx, size)?;
+                size = layer.size_out();
+                layers.push(layer);
+            }
+            blocks.push(Block { layers, downsample });
+        }
+        Ok(Encoder { stem, blocks })
+    }
+}
+
+impl<L: Layer> Encoder<L> {
+    /// `[n, h, w, 3]` to the map `[n, h / 8, w / 8, c]` that is pooled.
+    pub(crate) fn forward(&self, pass: &mut L::Pass, pictures: &L::Map) -> Result<L::Map> {
+        let mut x = self.stem.forward(pass, pictures, None, true)?;
+        for block in &self.blocks {
+            x = block.forward(pass, &x)?;
+        }
+        Ok(x)
+    }
 }
 
 struct BlockSizes {
@@ -73,13 +112,13 @@ struct BlockSizes {
 
 /// A residual block, basic or bottleneck: `relu(layers(x) + shortcut(x))`.
 #[derive(Debug)]
-struct Block {
-    layers: Vec<ConvBn>,
+pub(crate) struct Block<L> {
+    layers: Vec<L>,
     /// The shortcut where size or channels change; else the block's input itself.
-    downsample: Option<ConvBn>,
+    downsample: Option<L>,
 }
 
-impl Block {
+impl Block<ConvBn> {
     fn new(sizes: &BlockSizes, bottleneck: bool, vb: &VarBuilder<'_>) -> Result<Self> {
         let &BlockSizes { c_in, width, c_out, stride } = sizes;
         let layer = |i: usize, c_in, c_out, kernel, stride| {
@@ -96,8 +135,10 @@ impl Block {
         });
         Ok(Self { layers, downsample: downsample.transpose()? })
     }
+}
 
-    fn forward(&self, pass: &mut Pass, x: &Value) -> Result<Value> {
+impl<L: Layer> Block<L> {
+    pub(crate) fn forward(&self, pass: &mut L::Pass, x: &L::Map) -> Result<L::Map> {
         let shortcut = match &self.downsample {
             Some(downsample) => downsample.forward(pass, x, None, false)?,
             None => x.clone(),
@@ -111,9 +152,21 @@ impl Block {
     }
 }
 
-/// The unit of the network: convolution, batch norm, residual, ReLU.
+impl Block<Folded> {
+    /// How many weights it has.
+    pub(crate) fn weights(&self) -> usize {
+        self.layers.iter().chain(&self.downsample).map(|layer| layer.weight().elem_count()).sum()
+    }
+
+    /// How many numbers it makes of a picture.
+    pub(crate) fn numbers(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.size_out().iter().product::<usize>() * layer.weight().dims()[0])
+    }
+}
+
+/// The layer as it learns.
 #[derive(Debug)]
-struct ConvBn {
+pub(crate) struct ConvBn {
     conv: Conv2d,
     norm: BatchNorm,
 }
@@ -130,11 +183,28 @@ impl ConvBn {
         Ok(Self { conv: Conv2d::new(c_in, c_out, kernel, stride, conv)?, norm: BatchNorm::new(c_out, norm)? })
     }
 
+    fn fold(&self, ctx: &Context, size: [usize; 2]) -> Result<Folded> {
+        let (scale, shift) = self.norm.affine()?;
+        Ok(Folded::new(ctx, self.conv.weight(), self.conv.window(), &scale, &shift, size)?)
+    }
+}
+
+impl Layer for ConvBn {
+    type Pass = Pass;
+    type Map = Value;
+
     fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
-        if pass.mode == Mode::Evaluate {
-            return self.conv.forward_folded(pass, x, &self.norm, residual, relu);
-        }
         let x = self.conv.forward(pass, x)?;
         self.norm.forward(pass, &x, residual, relu)
+    }
+}
+
+/// The layer for evaluation.
+impl Layer for Folded {
+    type Pass = Threads;
+    type Map = Tensor;
+
+    fn forward(&self, threads: &mut Threads, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        Ok(Folded::forward(self, x, residual, relu, *threads)?)
     }
 }

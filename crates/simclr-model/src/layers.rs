@@ -26,8 +26,6 @@ pub(crate) enum Mode {
     Train,
     /// The batch's own statistics, which the running ones follow; no gradients: a frozen network left in PyTorch's training mode.
     BatchStatistics,
-    /// The running statistics, which stay as they are; no gradients.
-    Evaluate,
 }
 
 impl Pass {
@@ -54,23 +52,13 @@ impl Conv2d {
         &self.weight
     }
 
+    pub(crate) fn window(&self) -> Window {
+        self.window
+    }
+
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Value) -> Result<Value> {
         let weight = pass.parameter(&self.weight);
         Ok(pass.tape.conv2d(x, &weight, self.window)?)
-    }
-
-    /// With a batch norm, a residual sum and a ReLU folded into it, for evaluation.
-    pub(crate) fn forward_folded(
-        &self,
-        pass: &mut Pass,
-        x: &Value,
-        norm: &BatchNorm,
-        residual: Option<&Value>,
-        relu: bool,
-    ) -> Result<Value> {
-        let weight = pass.parameter(&self.weight);
-        let (scale, shift) = norm.affine()?;
-        Ok(pass.tape.conv2d_folded(x, &weight, self.window, &scale, &shift, residual, relu)?)
     }
 
     /// Multiply-adds for a map of `h`×`w`, and the size of its output.
@@ -114,7 +102,7 @@ impl BatchNorm {
     }
 
     /// Scale and shift of every channel with the running statistics.
-    fn affine(&self) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub(crate) fn affine(&self) -> Result<(Vec<f64>, Vec<f64>)> {
         let numbers = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
         let [weight, bias] = [numbers(&self.weight)?, numbers(&self.bias)?];
         let [mean, var] = [numbers(&self.running_mean)?, numbers(&self.running_var)?];

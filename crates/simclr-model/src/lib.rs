@@ -6,6 +6,7 @@
 mod config;
 mod encoder;
 mod error;
+mod frozen;
 mod head;
 mod infer;
 mod init;
@@ -17,6 +18,7 @@ mod weights;
 
 pub use config::{Arch, ModelConfig};
 pub use error::ModelError;
+pub use frozen::FrozenEncoder;
 pub use infer::InferError;
 pub use model::Model;
 pub use pth::{PickleError, PthError};

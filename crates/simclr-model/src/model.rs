@@ -15,6 +15,7 @@ use simclr_ops::{Context, Precision};
 use crate::config::ModelConfig;
 use crate::encoder::Encoder;
 use crate::error::ModelError;
+use crate::frozen::FrozenEncoder;
 use crate::head::Head;
 use crate::layers::{Mode, Pass};
 use crate::layout::layout;
@@ -131,8 +132,12 @@ impl Model {
     /// # Errors
     /// If `x` is not as above, or has one picture in training (batch norm of the head needs two).
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
-        let (feature, out) = self.embed(x, if train { Mode::Train } else { Mode::Evaluate }, 1)?;
-        if train { Ok((feature, out)) } else { Ok((feature.detach(), out.detach())) }
+        if train {
+            self.embed(&self.encode(x, Mode::Train, 1)?, true, 1)
+        } else {
+            let (feature, out) = self.embed(&self.features(x)?, false, 1)?;
+            Ok((feature.detach(), out.detach()))
+        }
     }
 
     /// Embeddings of both views of a batch in training, as two calls of [`Model::forward_t`] give them: each view is normalised by
@@ -148,18 +153,18 @@ impl Model {
             candle_core::bail!("both views have one shape, found {:?} and {:?}", left.dims(), right.dims());
         }
         let n = left.dim(0)?;
-        let (_, out) = self.embed(&Tensor::cat(&[left, right], 0)?, Mode::Train, 2)?;
+        let features = self.encode(&Tensor::cat(&[left, right], 0)?, Mode::Train, 2)?;
+        let (_, out) = self.embed(&features, true, 2)?;
         Ok((out.narrow(0, 0, n)?, out.narrow(0, n, n)?))
     }
 
-    /// Features and embeddings with rows of unit length; `groups` as in [`Pass`].
-    fn embed(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<(Tensor, Tensor)> {
-        let features = self.encode(x, mode, groups)?;
-        let out = self.head.forward(&self.ctx, &features, mode == Mode::Train, groups)?;
-        Ok((autograd::l2_normalize(&self.ctx, &features)?, autograd::l2_normalize(&self.ctx, &out)?))
+    /// Features, and the embeddings made of them, with rows of unit length; `groups` as in [`Pass`].
+    fn embed(&self, features: &Tensor, train: bool, groups: usize) -> Result<(Tensor, Tensor)> {
+        let out = self.head.forward(&self.ctx, features, train, groups)?;
+        Ok((autograd::l2_normalize(&self.ctx, features)?, autograd::l2_normalize(&self.ctx, &out)?))
     }
 
-    /// Features of pictures for evaluation: running statistics, no graph, not normalised.
+    /// Features of pictures for evaluation: running statistics, no graph, not normalised. For many batches, [`Model::freeze`].
     ///
     /// # Shapes
     /// `x`: `[n, 3, h, w]`. Returns `[n, feature_width]`.
@@ -167,7 +172,12 @@ impl Model {
     /// # Errors
     /// If `x` is not as above.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
-        self.encode(x, Mode::Evaluate, 1)
+        self.freeze().features(x)
+    }
+
+    /// The encoder for evaluation, whose weights are made ready once for many batches.
+    pub fn freeze(&self) -> FrozenEncoder<'_> {
+        FrozenEncoder::new(self)
     }
 
     /// Features as the course's linear evaluation takes them: of an encoder whose parameters are frozen but which was left in
@@ -249,23 +259,36 @@ impl Model {
 
     /// The encoder on its tape; in training the result hangs in candle's graph.
     fn encode(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        match *x.dims() {
-            [_, 3, h, w] if h > 0 && w > 0 => {}
-            _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
-        }
-        let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
-        let nhwc = match self.ctx.precision() {
-            Precision::Full => nhwc,
-            Precision::Bf16 => nhwc.to_dtype(DType::BF16)?,
-        };
         let mut pass = Pass { tape: Tape::new(&self.ctx), mode, groups };
-        let pictures = pass.tape.constant(&nhwc);
-        let features = self.encoder.forward(&mut pass, &pictures)?;
+        let pictures = pass.tape.constant(&self.nhwc(x)?);
+        let map = self.encoder.forward(&mut pass, &pictures)?;
+        let features = pass.tape.global_avg_pool(&map)?;
         if mode == Mode::Train {
             autograd::attach(pass.tape, &features, &[self.encoder.anchor()], &self.sink)
         } else {
             Ok(features.tensor().clone())
         }
+    }
+
+    /// Pictures `[n, 3, h, w]` as the encoder takes them: `[n, h, w, 3]`, in the precision of maps.
+    pub(crate) fn nhwc(&self, x: &Tensor) -> Result<Tensor> {
+        match *x.dims() {
+            [_, 3, h, w] if h > 0 && w > 0 => {}
+            _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
+        }
+        let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
+        match self.ctx.precision() {
+            Precision::Full => Ok(nhwc),
+            Precision::Bf16 => nhwc.to_dtype(DType::BF16),
+        }
+    }
+
+    pub(crate) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    pub(crate) fn ctx(&self) -> &Context {
+        &self.ctx
     }
 }
 

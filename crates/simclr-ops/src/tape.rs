@@ -132,29 +132,6 @@ impl Tape {
         Ok((Value { normalised, ..y }, statistics))
     }
 
-    /// [`conv2d::folded`], for constants: it has no backward.
-    ///
-    /// # Errors
-    /// [`OpsError::Tape`] if a gradient of an argument is wanted; those of the op.
-    #[allow(clippy::too_many_arguments)] // These are the tensors of the formula.
-    pub fn conv2d_folded(
-        &mut self,
-        x: &Value,
-        weight: &Value,
-        window: Window,
-        scale: &[f64],
-        shift: &[f64],
-        residual: Option<&Value>,
-        relu: bool,
-    ) -> Result<Value, OpsError> {
-        if [x, weight].into_iter().chain(residual).any(|value| self.wants[value.id]) {
-            return Err(OpsError::Tape("a convolution with a folded batch norm has no backward"));
-        }
-        let residual = residual.map(|r| &r.tensor);
-        let y = conv2d::folded(&self.ctx, &x.tensor, &weight.tensor, window, scale, shift, residual, relu)?;
-        Ok(self.value(y, false))
-    }
-
     /// [`global_avg_pool::forward`].
     ///
     /// # Errors

@@ -72,7 +72,8 @@ impl KnnSets {
         title: &str,
         output: &Output,
     ) -> anyhow::Result<Vec<KnnResult>> {
-        self.test(|pictures| model.features(pictures), protocols, title, output)
+        let encoder = model.freeze();
+        self.test(|pictures| encoder.features(pictures), protocols, title, output)
     }
 
     /// kNN of the pixels themselves, normalised like the encoder's input: the floor.

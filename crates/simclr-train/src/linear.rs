@@ -7,7 +7,7 @@ use candle_core::DType;
 use serde_json::{Value, json};
 use simclr_data::{Normalization, Pictures, Split, Subset, TrainTransform, compute_test_transform};
 use simclr_eval::{
-    BatchStatistics, FeatureExtractor, Frozen, LinearConfig, LinearEvent, LinearResult, RawPixels, Score, linear,
+    BatchStatistics, FeatureExtractor, LinearConfig, LinearEvent, LinearResult, RawPixels, Score, linear,
 };
 use simclr_model::Model;
 use simclr_ops::Context;
@@ -74,7 +74,7 @@ impl LinearTest {
             return self.run(&BatchStatistics(model), title, output);
         }
         let before = model.fingerprint()?;
-        let result = self.run(&Frozen(model), title, output)?;
+        let result = self.run(&model.freeze(), title, output)?;
         let after = model.fingerprint()?;
         ensure!(before == after, "the {title} encoder changed while it was evaluated: SHA-256 {before} became {after}");
         output.say(format!("{title} encoder: frozen, not a bit of it changed (SHA-256 {after})"));

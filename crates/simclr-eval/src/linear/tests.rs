@@ -2,7 +2,7 @@ use simclr_data::{DataError, Picture, Shapes, Split, compute_test_transform, com
 use simclr_model::{Arch, Model, ModelConfig};
 
 use super::*;
-use crate::extractor::{BatchStatistics, Frozen, RawPixels};
+use crate::extractor::{BatchStatistics, RawPixels};
 
 /// Pictures of one brightness a class, which any crop and flip leaves as it is.
 struct Levels {
@@ -123,7 +123,7 @@ fn a_frozen_encoder_stays_what_it_is_and_the_course_s_drifts() {
     };
     let transforms = (compute_train_transform(3), compute_test_transform());
     let (train, test): ((&dyn Pictures, _), (&dyn Pictures, _)) = ((&set, &transforms.0), (&set, &transforms.1));
-    linear(&Frozen(&model), train, test, 10, &settings, &mut count).unwrap();
+    linear(&model.freeze(), train, test, 10, &settings, &mut count).unwrap();
     assert_eq!(encoded, 24 * 3, "what does not change is tested on once");
     assert_eq!(model.fingerprint().unwrap(), before);
     let parameters = |model: &Model| -> Vec<Vec<f32>> {

@@ -356,3 +356,25 @@ fn a_fingerprint_sees_every_change_and_nothing_else() {
     first.features_with_batch_statistics(&pictures).unwrap();
     assert_ne!(before, first.fingerprint().unwrap(), "running statistics are part of it");
 }
+
+#[test]
+fn a_frozen_encoder_gives_each_picture_the_same_features_in_every_batch() {
+    // Pictures of 32×32 pass through the first blocks in groups of four.
+    let pictures = random(&[9, 3, 32, 32], 1).to_dtype(DType::F32).unwrap();
+    for arch in Arch::ALL {
+        let model = model(&tiny(arch), DType::F32);
+        model.features_with_batch_statistics(&pictures).unwrap();
+        let frozen = model.freeze();
+        let all = numbers(&frozen.features(&pictures).unwrap());
+        let width = model.feature_width();
+        for (start, n) in [(0, 9), (0, 1), (3, 2), (2, 7)] {
+            let some = frozen.features(&pictures.narrow(0, start, n).unwrap()).unwrap();
+            assert_eq!(numbers(&some), all[start * width..(start + n) * width], "{arch:?} from {start}, {n} pictures");
+        }
+        assert_eq!(frozen.features(&pictures.narrow(0, 0, 0).unwrap()).unwrap().dims(), [0, width]);
+        let small = random(&[2, 3, 8, 12], 2).to_dtype(DType::F32).unwrap();
+        let other = frozen.features(&small).unwrap();
+        assert_eq!(numbers(&other), numbers(&model.features(&small).unwrap()), "another size");
+        assert_eq!(numbers(&frozen.features(&pictures).unwrap()), all, "{arch:?} again");
+    }
+}

@@ -29,22 +29,8 @@ pub(super) fn forward<S: Stored>(
     pass(g).run(x, y, |pictures, x, y, parallel| bank.correlate(g, pictures, x, y, parallel));
 }
 
-/// Writes all of `y`: what `finish(first, y)` makes of the convolution, from element `first` on, whole pixels at a time.
-pub(super) fn forward_then<S: Stored>(
-    instructions: Instructions,
-    g: &Geometry,
-    x: &[S],
-    weight: &[S::Wide],
-    y: &mut [MaybeUninit<S>],
-    finish: impl Fn(usize, &mut [S::Wide]) + Sync,
-) {
-    assert_eq!(y.len(), g.rows() * g.c_out);
-    let bank = Bank::<S>::new(instructions, g, weight);
-    pass(g).run_then(x, y, |pictures, x, y, parallel| bank.correlate(g, pictures, x, y, parallel), finish);
-}
-
 /// Weights of a forward pass, packed.
-struct Bank<S: Stored> {
+pub(super) struct Bank<S: Stored> {
     instructions: Instructions,
     /// Zeros for all channels of the map.
     outside: Vec<S::Wide>,
@@ -57,7 +43,7 @@ enum Weights<T> {
 }
 
 impl<S: Stored> Bank<S> {
-    fn new(instructions: Instructions, g: &Geometry, weight: &[S::Wide]) -> Self {
+    pub(super) fn new(instructions: Instructions, g: &Geometry, weight: &[S::Wide]) -> Self {
         let weights = match winograd(instructions, g) {
             Some(winograd) => {
                 let kernel = |ci: usize, co: usize| kernel::<S>(&weight[(co * g.c_in + ci) * 9..]);
@@ -66,6 +52,20 @@ impl<S: Stored> Bank<S> {
             None => Weights::Direct(pack_forward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w])),
         };
         Self { instructions, outside: vec![S::Wide::zero(); g.c_in], weights }
+    }
+
+    /// Writes all of `y`: what `finish(first, y)` makes of the convolution, from element `first` on, whole pixels at a time.
+    pub(super) fn forward_then(
+        &self,
+        g: &Geometry,
+        x: &[S],
+        y: &mut [MaybeUninit<S>],
+        parallel: bool,
+        finish: impl Fn(usize, &mut [S::Wide]) + Sync,
+    ) {
+        assert_eq!(y.len(), g.rows() * g.c_out);
+        let correlate = |pictures: usize, x: &[_], y: &mut [_], parallel| self.correlate(g, pictures, x, y, parallel);
+        pass(g).run_then(x, y, parallel, correlate, finish);
     }
 
     /// The output of some pictures; writes all of `y`.

@@ -19,7 +19,7 @@ use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{FloatType, dispatch_stored, elements, overwrite, stored_type, tensor, written};
 
-pub use folded::folded;
+pub use folded::{Folded, Threads};
 use pictures::Source;
 
 const OP: &str = "conv2d";
@@ -196,9 +196,15 @@ struct Geometry {
 
 impl Geometry {
     fn new(x: &Tensor, weight: &Tensor, window: Window) -> Result<Self, OpsError> {
-        let &[n, h, w, c_in] = x.dims() else {
-            return Err(OpsError::shape(OP, "x", x, "[n, h, w, c_in]"));
-        };
+        match *x.dims() {
+            [n, h, w, c_in] => Self::of([n, h, w, c_in], weight, window),
+            _ => Err(OpsError::shape(OP, "x", x, "[n, h, w, c_in]")),
+        }
+    }
+
+    /// That of a map of these sizes.
+    fn of(map: [usize; 4], weight: &Tensor, window: Window) -> Result<Self, OpsError> {
+        let [n, h, w, c_in] = map;
         let &[c_out, w_c_in, k_h, k_w] = weight.dims() else {
             return Err(OpsError::shape(OP, "weight", weight, "[c_out, c_in, k_h, k_w]"));
         };
@@ -220,7 +226,7 @@ impl Geometry {
         }
         if h + 2 * padding < k_h || w + 2 * padding < k_w {
             let expected = format!("a map of at least {k_h} x {k_w} with its padding of {padding}");
-            return Err(OpsError::shape(OP, "x", x, expected));
+            return Err(OpsError::Shape { op: OP, argument: "x", found: map.to_vec(), expected });
         }
         let (h_out, w_out) = ((h + 2 * padding - k_h) / stride + 1, (w + 2 * padding - k_w) / stride + 1);
         Ok(Self { n, h, w, c_in, c_out, k_h, k_w, h_out, w_out, stride, pad_h: padding, pad_w: padding })

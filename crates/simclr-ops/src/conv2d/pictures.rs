@@ -42,15 +42,16 @@ impl Pass {
             let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
             return work(self.pictures, from, to, true);
         }
-        self.run_then(from, to, work, |_, _| {});
+        self.run_then(from, to, true, work, |_, _| {});
     }
 
     /// The same in groups of pictures, for each of which `finish(first, to)` is called while its results, from element `first` on, are
-    /// still in a cache.
+    /// still in a cache. On all threads with `parallel`, else on this one.
     pub(super) fn run_then<S: Stored>(
         self,
         from: &[S],
         to: &mut [MaybeUninit<S>],
+        parallel: bool,
         work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
         finish: impl Fn(usize, &mut [S::Wide]) + Sync,
     ) {
@@ -71,25 +72,29 @@ impl Pass {
                 finish(first, to);
             }
         };
-        let group = if self.is_large() { self.group() } else { pictures };
-        let parallel = !self.is_large();
-        let groups = to.par_chunks_mut(group * to_len).zip(from.par_chunks(group * from_len)).enumerate();
-        groups.for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(wide, result), (i, (to, from))| {
-                let (first, pictures) = (i * group * to_len, from.len() / from_len);
-                if let Some(from) = S::as_wide(from) {
-                    let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
-                    return one(first, pictures, from, to, parallel);
-                }
-                // SAFETY: `widen` and `work` write all of what they are given.
-                unsafe {
-                    overwrite(wide, from.len(), |wide| in_chunks(from, wide, parallel, widen));
-                    overwrite(result, to.len(), |to| one(first, pictures, wide, to, parallel));
-                }
-                in_chunks(result, to, parallel, narrow);
-            },
-        );
+        let share = parallel && !self.is_large();
+        let group = if share { pictures } else { self.group() };
+        let some = |(wide, result): &mut (Vec<_>, Vec<_>), (i, to, from): (usize, &mut [MaybeUninit<S>], &[S])| {
+            let (first, pictures) = (i * group * to_len, from.len() / from_len);
+            if let Some(from) = S::as_wide(from) {
+                let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
+                return one(first, pictures, from, to, share);
+            }
+            // SAFETY: `widen` and `work` write all of what they are given.
+            unsafe {
+                overwrite(wide, from.len(), |wide| in_chunks(from, wide, share, widen));
+                overwrite(result, to.len(), |to| one(first, pictures, wide, to, share));
+            }
+            in_chunks(result, to, share, narrow);
+        };
+        if parallel {
+            let groups = to.par_chunks_mut(group * to_len).zip(from.par_chunks(group * from_len)).enumerate();
+            groups.for_each_init(Default::default, |memory, (i, (to, from))| some(memory, (i, to, from)));
+        } else {
+            let (mut memory, groups) =
+                (Default::default(), to.chunks_mut(group * to_len).zip(from.chunks(group * from_len)));
+            groups.enumerate().for_each(|(i, (to, from))| some(&mut memory, (i, to, from)));
+        }
     }
 
     fn is_large(self) -> bool {

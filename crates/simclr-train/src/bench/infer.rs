@@ -21,11 +21,12 @@ pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyho
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::new(&model_config, 0, DType::F32, &device, &config.context())?;
+    let encoder = model.freeze();
     let pictures = pictures(arguments.batch, 0, &device)?;
     let mut times = Vec::new();
     for i in 0..WARM_UP + arguments.steps {
         let began = Instant::now();
-        model.features(&pictures)?;
+        encoder.features(&pictures)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }
