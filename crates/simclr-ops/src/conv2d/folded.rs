@@ -22,6 +22,7 @@ pub struct Folded {
     weight: Tensor,
     window: Window,
     size: [usize; 2],
+    size_out: [usize; 2],
     ready: Box<dyn Ready>,
 }
 
@@ -78,7 +79,7 @@ impl Folded {
             Precision::Bf16 => FloatType::BF16,
         };
         let ready = dispatch_stored!(float_type, ready(ctx, &g, weight, scale, shift))?;
-        Ok(Self { ctx: ctx.clone(), weight: weight.clone(), window, size, ready })
+        Ok(Self { ctx: ctx.clone(), weight: weight.clone(), window, size, size_out: [g.h_out, g.w_out], ready })
     }
 
     /// The convolution of `x` and what follows it; on all threads of the current rayon pool, or on this one alone.
@@ -119,10 +120,7 @@ impl Folded {
 
     /// Rows and columns of the output.
     pub fn size_out(&self) -> [usize; 2] {
-        let [kernel_h, kernel_w] = [self.weight.dims()[2], self.weight.dims()[3]];
-        let Window { stride, padding } = self.window;
-        let out = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
-        [out(self.size[0], kernel_h), out(self.size[1], kernel_w)]
+        self.size_out
     }
 }
 
