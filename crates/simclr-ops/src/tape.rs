@@ -4,11 +4,13 @@
 //! a sum. Here a node's saved tensors are dropped as soon as its gradients are known, a gradient that arrives first is
 //! taken as it is, and what wants no gradient (the pictures) costs nothing.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
-use crate::batch_norm::{self, BatchNorm, Normalised, Statistics};
+use crate::batch_norm::{self, BatchNorm, Moments, Normalised, Statistics};
 use crate::context::Context;
-use crate::conv2d::{self, Window};
+use crate::conv2d::{self, InputGradient, Window};
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::add_assign;
@@ -21,6 +23,8 @@ pub struct Value {
     tensor: Tensor,
     /// What makes the tensor again, for those who need it only when the tape runs backwards.
     normalised: Option<Normalised>,
+    /// Its moments, if they are known already.
+    moments: Option<Arc<Moments>>,
 }
 
 impl Value {
@@ -30,9 +34,36 @@ impl Value {
     }
 }
 
-/// From the gradient of a node's output to those of the values it was made of. The gradient is the tape's own: its memory may be used
-/// again.
-type Backward = Box<dyn FnOnce(&Context, Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send>;
+/// From the gradient of a node's output to those of the values it was made of, which it adds to those that there are. The gradient is
+/// the tape's own: its memory may be used again.
+type Backward = Box<dyn FnOnce(&Context, Tensor, &mut Gradients) -> Result<(), OpsError> + Send>;
+
+/// The gradients of the values of a tape, as far as they are known. They are the tape's own.
+struct Gradients {
+    /// By value: whether its gradient is wanted.
+    wants: Vec<bool>,
+    of_values: Vec<Option<Tensor>>,
+}
+
+impl Gradients {
+    /// Takes the gradient of a value, to be added to where it is.
+    fn take(&mut self, id: usize) -> Option<Tensor> {
+        self.of_values[id].take()
+    }
+
+    /// Adds to the gradient of a value, if it is wanted.
+    fn add(&mut self, ctx: &Context, id: usize, term: Tensor) -> Result<(), OpsError> {
+        match &self.of_values[id] {
+            _ if !self.wants[id] => {}
+            Some(sum) => {
+                let work = Work::pass(3 * sum.elem_count(), sum.dtype().size_in_bytes());
+                ctx.timed("tape", "sum of gradients", work, || add_assign(sum, &term))?;
+            }
+            None => self.of_values[id] = Some(term),
+        }
+        Ok(())
+    }
+}
 
 struct Node {
     output: usize,
@@ -92,16 +123,23 @@ impl Tape {
     /// # Errors
     /// Those of the op; so for all that follow.
     pub fn conv2d(&mut self, x: &Value, weight: &Value, window: Window) -> Result<Value, OpsError> {
-        let (y, saved) = conv2d::forward(&self.ctx, &x.tensor, &weight.tensor, window)?;
+        let (y, saved, moments) = conv2d::forward_with_moments(&self.ctx, &x.tensor, &weight.tensor, window)?;
         let saved = match &x.normalised {
             Some(normalised) => saved.with_input(normalised.clone()),
             None => saved,
         };
-        let (x_id, weight_id, wants_x) = (x.id, weight.id, self.wants[x.id]);
-        Ok(self.record(y, &[x, weight], move |ctx, grad| {
-            let gradients = conv2d::backward(ctx, &saved, &grad, wants_x)?;
-            Ok([gradients.x.map(|dx| (x_id, dx)), Some((weight_id, gradients.weight))].into_iter().flatten().collect())
-        }))
+        let (x_id, weight_id) = (x.id, weight.id);
+        let y = self.record(y, &[x, weight], move |ctx, grad, gradients| {
+            let input = match gradients.take(x_id) {
+                Some(sum) => InputGradient::AddedTo(sum),
+                None if gradients.wants[x_id] => InputGradient::New,
+                None => InputGradient::Unwanted,
+            };
+            let own = conv2d::backward_into(ctx, &saved, &grad, input)?;
+            own.x.map_or(Ok(()), |dx| gradients.add(ctx, x_id, dx))?;
+            gradients.add(ctx, weight_id, own.weight)
+        });
+        Ok(Value { moments: moments.map(Arc::new), ..y })
     }
 
     /// [`batch_norm::forward`], with the statistics of the batch.
@@ -117,17 +155,24 @@ impl Tape {
         config: BatchNorm,
     ) -> Result<(Value, Vec<Statistics>), OpsError> {
         let residual_tensor = residual.map(|r| &r.tensor);
-        let (y, saved) =
-            batch_norm::forward(&self.ctx, &x.tensor, &weight.tensor, &bias.tensor, residual_tensor, config)?;
+        let (y, saved) = batch_norm::forward_with_moments(
+            &self.ctx,
+            &x.tensor,
+            x.moments.as_deref(),
+            &weight.tensor,
+            &bias.tensor,
+            residual_tensor,
+            config,
+        )?;
         let statistics = saved.statistics().to_vec();
         let ids = [x.id, weight.id, bias.id];
         let residual_id = residual.map(|r| r.id);
         let inputs: Vec<&Value> = [x, weight, bias].into_iter().chain(residual).collect();
         let normalised = saved.normalised()?;
-        let y = self.record(y, &inputs, move |ctx, grad| {
+        let y = self.record(y, &inputs, move |ctx, grad, gradients| {
             let g = batch_norm::backward_in_place(ctx, &saved, grad)?;
-            let own = ids.into_iter().zip([g.x, g.weight, g.bias]);
-            Ok(own.chain(residual_id.zip(g.residual)).collect())
+            let own = ids.into_iter().zip([g.x, g.weight, g.bias]).chain(residual_id.zip(g.residual));
+            own.into_iter().try_for_each(|(id, gradient)| gradients.add(ctx, id, gradient))
         });
         Ok((Value { normalised, ..y }, statistics))
     }
@@ -139,7 +184,9 @@ impl Tape {
     pub fn global_avg_pool(&mut self, x: &Value) -> Result<Value, OpsError> {
         let (y, saved) = global_avg_pool::forward(&self.ctx, &x.tensor)?;
         let x_id = x.id;
-        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, global_avg_pool::backward(ctx, &saved, &grad)?)])))
+        Ok(self.record(y, &[x], move |ctx, grad, gradients| {
+            gradients.add(ctx, x_id, global_avg_pool::backward(ctx, &saved, &grad)?)
+        }))
     }
 
     /// [`linear::forward`].
@@ -150,9 +197,10 @@ impl Tape {
         let (y, saved) = linear::forward(&self.ctx, &x.tensor, &weight.tensor, bias.map(|b| &b.tensor))?;
         let (x_id, weight_id, bias_id) = (x.id, weight.id, bias.map(|b| b.id));
         let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
-        Ok(self.record(y, &inputs, move |ctx, grad| {
+        Ok(self.record(y, &inputs, move |ctx, grad, gradients| {
             let g = linear::backward(ctx, &saved, &grad)?;
-            Ok([(x_id, g.x), (weight_id, g.weight)].into_iter().chain(bias_id.map(|id| (id, g.bias))).collect())
+            let own = [(x_id, g.x), (weight_id, g.weight)].into_iter().chain(bias_id.map(|id| (id, g.bias)));
+            own.into_iter().try_for_each(|(id, gradient)| gradients.add(ctx, id, gradient))
         }))
     }
 
@@ -163,7 +211,9 @@ impl Tape {
     pub fn l2_normalize(&mut self, x: &Value) -> Result<Value, OpsError> {
         let (y, saved) = l2_normalize::forward(&self.ctx, &x.tensor)?;
         let x_id = x.id;
-        Ok(self.record(y, &[x], move |ctx, grad| Ok(vec![(x_id, l2_normalize::backward(ctx, &saved, &grad)?)])))
+        Ok(self.record(y, &[x], move |ctx, grad, gradients| {
+            gradients.add(ctx, x_id, l2_normalize::backward(ctx, &saved, &grad)?)
+        }))
     }
 
     /// Runs backwards from the gradient of `output` and returns each leaf that it depends on with its gradient.
@@ -177,36 +227,27 @@ impl Tape {
         if !self.wants.get(output.id).is_some_and(|&wants| wants) {
             return Err(OpsError::Tape("its output depends on no value whose gradient is wanted"));
         }
-        let mut gradients: Vec<Option<Tensor>> = vec![None; self.wants.len()];
+        let mut gradients = Gradients { of_values: vec![None; self.wants.len()], wants: self.wants };
         // Whoever gave this one may still look at it.
-        gradients[output.id] = Some(grad.detach().contiguous()?.copy()?);
+        gradients.of_values[output.id] = Some(grad.detach().contiguous()?.copy()?);
         // Popping drops a node, and with it the tensors that it saved, before the next one runs.
         while let Some(Node { output, backward }) = self.nodes.pop() {
-            let Some(grad) = gradients[output].take() else { continue };
-            for (id, term) in backward(&self.ctx, grad)? {
-                match &gradients[id] {
-                    _ if !self.wants[id] => {}
-                    Some(sum) => {
-                        let work = Work::pass(3 * sum.elem_count(), sum.dtype().size_in_bytes());
-                        self.ctx.timed("tape", "sum of gradients", work, || add_assign(sum, &term))?;
-                    }
-                    None => gradients[id] = Some(term),
-                }
-            }
+            let Some(grad) = gradients.take(output) else { continue };
+            backward(&self.ctx, grad, &mut gradients)?;
         }
-        let of_leaf = |(id, leaf): (usize, Tensor)| gradients[id].take().map(|gradient| (leaf, gradient));
+        let of_leaf = |(id, leaf): (usize, Tensor)| gradients.take(id).map(|gradient| (leaf, gradient));
         Ok(self.leaves.into_iter().filter_map(of_leaf).collect())
     }
 
     fn value(&mut self, tensor: Tensor, wants_gradient: bool) -> Value {
         self.wants.push(wants_gradient);
-        Value { id: self.wants.len() - 1, tensor, normalised: None }
+        Value { id: self.wants.len() - 1, tensor, normalised: None, moments: None }
     }
 
     /// Adds the output of an op; its backward is kept only if a gradient of an input is wanted.
     fn record<F>(&mut self, output: Tensor, inputs: &[&Value], backward: F) -> Value
     where
-        F: FnOnce(&Context, Tensor) -> Result<Vec<(usize, Tensor)>, OpsError> + Send + 'static,
+        F: FnOnce(&Context, Tensor, &mut Gradients) -> Result<(), OpsError> + Send + 'static,
     {
         let wants = inputs.iter().any(|input| self.wants[input.id]);
         let value = self.value(output, wants);

@@ -20,17 +20,40 @@ const BLOCK_ROWS: usize = 128;
 pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
     let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
     let pivot: Vec<S::Wide> = pivot.iter().map(|x| x.widen()).collect();
-    let mut sums = sum_blocks::<_, S::Wide>(x, x.len(), channels, |_, x: &[S], sum, square| {
-        for row in x.chunks_exact(channels) {
-            for ((&x, &p), (sum, square)) in row.iter().zip(&pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
-                let d = x.widen() - p;
-                *sum += d;
-                *square += d * d;
-            }
+    let add = |_, x: &[S], sum: &mut [_], square: &mut [_]| add_moments(x, S::widen, &pivot, sum, square);
+    around_zero(sum_blocks(x, x.len(), channels, add), &pivot, x.len() / channels)
+}
+
+/// The same on this thread, of what is kept of `x` in a map of `S`.
+pub(super) fn moments_when_kept<S: Stored>(x: &[S::Wide], channels: usize) -> Vec<f64> {
+    let kept = |x: S::Wide| S::narrow(x).widen();
+    let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
+    let pivot: Vec<S::Wide> = pivot.iter().map(|&x| kept(x)).collect();
+    let add = |_, x: &[_], sum: &mut [_], square: &mut [_]| add_moments(x, kept, &pivot, sum, square);
+    around_zero(sum_part::<&[S::Wide], _>(x, 0, x.len(), channels, add), &pivot, x.len() / channels)
+}
+
+/// Adds the moments of a block of rows around a pivot.
+#[inline(always)]
+fn add_moments<X: Copy, T: Element>(
+    x: &[X],
+    number: impl Fn(X) -> T,
+    pivot: &[T],
+    sum: &mut [T],
+    square: &mut [T],
+) {
+    for row in x.chunks_exact(pivot.len()) {
+        for ((&x, &pivot), (sum, square)) in row.iter().zip(pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
+            let d = number(x) - pivot;
+            *sum += d;
+            *square += d * d;
         }
-    });
-    // From the moments around the pivot to those around zero.
-    let rows = (x.len() / channels) as f64;
+    }
+}
+
+/// From the moments of some rows around a pivot to those around zero.
+fn around_zero<T: Element>(mut sums: Vec<f64>, pivot: &[T], rows: usize) -> Vec<f64> {
+    let (rows, channels) = (rows as f64, pivot.len());
     for (c, &pivot) in pivot.iter().enumerate() {
         let (pivot, sum) = (wide(pivot), sums[c]);
         sums[c] = sum + rows * pivot;
@@ -53,29 +76,38 @@ fn sum_blocks<D: Data, T: Element>(
     let partial: Vec<Vec<f64>> = data
         .parts(task)
         .enumerate()
-        .map(|(i, part)| {
-            let mut total = vec![0.0; 2 * channels];
-            let mut block = vec![T::zero(); 2 * channels];
-            let mut first = i * task;
-            for part in D::split(part, BLOCK_ROWS * channels) {
-                let range = first..(first + BLOCK_ROWS * channels).min(len);
-                first = range.end;
-                block.fill(T::zero());
-                let (one, two) = block.split_at_mut(channels);
-                simd(
-                    #[inline(always)]
-                    || add(range, part, one, two),
-                );
-                total.iter_mut().zip(&block).for_each(|(total, &sum)| *total += wide(sum));
-            }
-            total
-        })
+        .map(|(i, part)| sum_part::<D, T>(part, i * task, len, channels, &add))
         .collect();
     let mut sums = vec![0.0; 2 * channels];
     for partial in &partial {
         sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }
     sums
+}
+
+/// Sums the rows of a part, which begins at element `first` of `len`, on this thread.
+#[inline(always)]
+fn sum_part<D: Data, T: Element>(
+    part: D::Part,
+    mut first: usize,
+    len: usize,
+    channels: usize,
+    add: impl Fn(Range<usize>, D::Part, &mut [T], &mut [T]),
+) -> Vec<f64> {
+    let mut total = vec![0.0; 2 * channels];
+    let mut block = vec![T::zero(); 2 * channels];
+    for part in D::split(part, BLOCK_ROWS * channels) {
+        let range = first..(first + BLOCK_ROWS * channels).min(len);
+        first = range.end;
+        block.fill(T::zero());
+        let (one, two) = block.split_at_mut(channels);
+        simd(
+            #[inline(always)]
+            || add(range, part, one, two),
+        );
+        total.iter_mut().zip(&block).for_each(|(total, &sum)| *total += wide(sum));
+    }
+    total
 }
 
 /// Numbers that are summed, read or changed on the way.

@@ -4,10 +4,9 @@
 //! Ioffe and Szegedy 2015, arXiv:1502.03167; `torch.nn.BatchNorm2d` on NHWC maps and `BatchNorm1d` on rows.
 
 mod cpu;
+mod moments;
+mod normalised;
 mod reference;
-
-use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -15,7 +14,11 @@ use crate::context::{Context, Form};
 use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{Elements, dispatch_stored, elements, modify, stored_type, tensor, written};
+use crate::storage::{dispatch_stored, elements, modify, stored_type, tensor, written};
+
+pub use moments::Moments;
+pub use normalised::Normalised;
+pub(crate) use normalised::Parts;
 
 const OP: &str = "batch_norm";
 
@@ -99,12 +102,24 @@ pub fn forward(
     residual: Option<&Tensor>,
     config: BatchNorm,
 ) -> Result<(Tensor, Saved), OpsError> {
-    fn statistics<S: Stored>(
-        ctx: &Context,
-        x: &Tensor,
-        channels: usize,
-        groups: usize,
-    ) -> Result<Vec<Statistics>, OpsError> {
+    forward_with_moments(ctx, x, None, weight, bias, residual, config)
+}
+
+/// [`forward`] of a map whose moments were taken when it was made.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_with_moments(
+    ctx: &Context,
+    x: &Tensor,
+    moments: Option<&Moments>,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: Option<&Tensor>,
+    config: BatchNorm,
+) -> Result<(Tensor, Saved), OpsError> {
+    /// `[Σ x, Σ x²]` per channel and the count of each group.
+    fn sums<S: Stored>(ctx: &Context, x: &Tensor, channels: usize, groups: usize) -> Result<Vec<f64>, OpsError> {
         let x = elements::<S>(OP, "x", x)?;
         let mut sums: Vec<f64> = Vec::new();
         for x in x.chunks((x.len() / groups).max(1)) {
@@ -114,6 +129,9 @@ pub fn forward(
             });
             sums.push((x.len() / channels) as f64);
         }
+        Ok(sums)
+    }
+    fn statistics(ctx: &Context, mut sums: Vec<f64>, channels: usize) -> Result<Vec<Statistics>, OpsError> {
         ctx.reduction().sum(&mut sums)?;
         let of_group = |sums: &[f64]| {
             let count = sums[2 * channels] as usize;
@@ -137,8 +155,11 @@ pub fn forward(
     }
     let float_type = stored_type(OP, "x", x)?;
     let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
-    let statistics =
-        ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, statistics(ctx, x, channels, groups)))?;
+    let sums = match moments.and_then(|moments| moments.of_groups(groups, channels)) {
+        Some(sums) => sums,
+        None => ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, sums(ctx, x, channels, groups)))?,
+    };
+    let statistics = statistics(ctx, sums, channels)?;
     let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &statistics, config));
     let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
     let saved = Saved {
@@ -154,55 +175,6 @@ pub fn forward(
     Ok((y, saved))
 }
 
-/// What batch norm makes of a map, to be made again instead of being kept: the map is kept anyway.
-#[derive(Clone, Debug)]
-pub struct Normalised {
-    x: Tensor,
-    /// Scale and shift of every channel, for each group.
-    affine: Arc<Vec<[Vec<f64>; 2]>>,
-    relu: bool,
-}
-
-impl Normalised {
-    /// The map, whose shape and type the output has.
-    pub(crate) fn x(&self) -> &Tensor {
-        &self.x
-    }
-
-    /// The output, a part at a time.
-    pub(crate) fn parts<S: Stored>(&self) -> Result<Parts<'_, S>, OpsError> {
-        let narrow = |numbers: &[Vec<f64>; 2]| numbers.each_ref().map(|numbers| narrowed(numbers));
-        let affine = self.affine.iter().map(narrow).collect();
-        Ok(Parts { x: elements(OP, "x", &self.x)?, affine, relu: self.relu })
-    }
-}
-
-/// The output of a batch norm, made when it is read.
-pub(crate) struct Parts<'a, S: Stored> {
-    x: Elements<'a, S>,
-    affine: Vec<[Vec<S::Wide>; 2]>,
-    relu: bool,
-}
-
-impl<S: Stored> Parts<'_, S> {
-    /// How many numbers there are.
-    pub(crate) fn len(&self) -> usize {
-        self.x.len()
-    }
-
-    /// Writes the numbers from `first` on, whole rows of channels, as they were rounded when they were kept.
-    pub(crate) fn write(&self, first: usize, mut to: &mut [MaybeUninit<S::Wide>]) {
-        let (group, mut first) = (self.x.len() / self.affine.len(), first);
-        while !to.is_empty() {
-            let [scale, shift] = &self.affine[first / group];
-            let len = to.len().min(group - first % group);
-            let (part, rest) = to.split_at_mut(len);
-            cpu::make_again(&self.x[first..first + len], scale, shift, self.relu, part);
-            (first, to) = (first + len, rest);
-        }
-    }
-}
-
 impl Saved {
     /// What makes the output again, where no residual was added.
     pub fn normalised(&self) -> Result<Option<Normalised>, OpsError> {
@@ -216,7 +188,7 @@ impl Saved {
         let weight = dispatch_stored!(float_type, numbers("weight", &self.weight))?;
         let bias = dispatch_stored!(float_type, numbers("bias", &self.bias))?;
         let of_groups = self.statistics.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
-        Ok(Some(Normalised { x: self.x.clone(), affine: Arc::new(of_groups.collect()), relu: self.config.relu }))
+        Ok(Some(Normalised::new(&self.x, of_groups.collect(), self.config.relu)))
     }
 
     /// The statistics of the batch that was normalised, one for each of its groups.

@@ -11,22 +11,35 @@ use super::correlate::{Lattice, Map, Sight, pack_backward, pack_forward};
 use super::pictures::{MANY, Pass, Source, sum_over_pictures};
 use super::weight_gradient::Direct;
 use super::winograd::{PLACES, Winograd, pays, transform_weights};
+use crate::batch_norm::Moments;
 use crate::element::{Element, Stored};
 use crate::product::multiply::{Dense, multiply};
 use crate::product::{Instructions, Panels};
 use crate::simd::CHUNK;
 
-/// Writes all of `y`.
+/// Writes all of `y`; takes its moments where tasks have pictures of their own, which are in their caches then.
 pub(super) fn forward<S: Stored>(
     instructions: Instructions,
     g: &Geometry,
     x: &[S],
     weight: &[S::Wide],
     y: &mut [MaybeUninit<S>],
-) {
+) -> Option<Moments> {
     assert_eq!(y.len(), g.rows() * g.c_out);
     let bank = Bank::<S>::new(instructions, g, weight);
-    pass(g).run(x, y, |pictures, x, y, parallel| bank.correlate(g, pictures, x, y, parallel));
+    let correlate = |pictures: usize, x: &[_], y: &mut [_], parallel| bank.correlate(g, pictures, x, y, parallel);
+    let pass = pass(g);
+    if !pass.is_large() {
+        pass.run(x, y, correlate);
+        return None;
+    }
+    let (moments, picture) = (Moments::of(pass.pictures, pass.pixels), pass.pixels * g.c_out);
+    pass.run_then(x, y, true, correlate, |first, y| {
+        for (i, y) in y.chunks_exact(picture).enumerate() {
+            moments.take::<S>(first / picture + i, y);
+        }
+    });
+    Some(moments)
 }
 
 /// Weights of a forward pass, packed.
@@ -86,17 +99,36 @@ impl<S: Stored> Bank<S> {
     }
 }
 
-/// Writes all of `dx`: a correlation of the gradient for every class of pixels that see the same taps.
+/// Where the gradient of the input goes.
+pub(super) enum To<'a, S> {
+    /// All of it is written.
+    New(&'a mut [MaybeUninit<S>]),
+    /// It is added to what is there.
+    Sum(&'a mut [S]),
+}
+
+/// The gradient of the input: a correlation of the gradient for every class of pixels that see the same taps.
 pub(super) fn backward_input<S: Stored>(
     instructions: Instructions,
     g: &Geometry,
     weight: &[S::Wide],
     grad: &[S],
-    dx: &mut [MaybeUninit<S>],
+    dx: To<'_, S>,
 ) {
-    assert_eq!(dx.len(), g.n * g.h * g.w * g.c_in);
     let outside = vec![S::Wide::zero(); g.c_out];
-    let pass = Pass { pictures: g.n, pixels: g.h * g.w };
+    let run = |work: &(dyn Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync)| {
+        let (pass, len) = (Pass { pictures: g.n, pixels: g.h * g.w }, g.n * g.h * g.w * g.c_in);
+        match dx {
+            To::New(dx) => {
+                assert_eq!(dx.len(), len);
+                pass.run(grad, dx, work);
+            }
+            To::Sum(dx) => {
+                assert_eq!(dx.len(), len);
+                pass.add(grad, dx, work);
+            }
+        }
+    };
     if let Some(winograd) = winograd(instructions, g) {
         // The transpose of a convolution with stride 1 is the convolution with the kernel turned by 180 degrees.
         let kernel = |co: usize, ci: usize| turned(kernel::<S>(&weight[(co * g.c_in + ci) * 9..]));
@@ -108,14 +140,14 @@ pub(super) fn backward_input<S: Stored>(
             c_out: g.c_in,
             ..winograd
         };
-        return pass.run(grad, dx, |pictures, grad, dx, parallel| {
+        return run(&|pictures, grad, dx, parallel| {
             Winograd { pictures, ..winograd }.correlate(output_map(g, grad, &outside), &weights, dx, parallel);
         });
     }
     let classes: Vec<_> = classes(g)
         .map(|class| (pack_backward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w], &class.taps), class))
         .collect();
-    pass.run(grad, dx, |pictures, grad, dx, parallel| {
+    run(&|pictures, grad, dx, parallel| {
         if g.stride > g.k_h.min(g.k_w) {
             // There are pixels that no output saw.
             let zeros = |dx: &mut [MaybeUninit<S::Wide>]| dx.fill(MaybeUninit::new(S::Wide::zero()));
@@ -126,8 +158,8 @@ pub(super) fn backward_input<S: Stored>(
             let out = Lattice { map: dx, h: g.h, w: g.w, step: g.stride, first: *first };
             let map = output_map(g, grad, &outside);
             let sight = Sight { map, size: out.size(), pictures, step: 1, taps: seen.clone() };
-            // SAFETY: a sight points to whole pixels of its map or to zeros; the lattices of the classes have no pixel in common, and each has one for every output pixel of its sight; `dx`
-            // has `c_in` elements for each.
+            // SAFETY: a sight points to whole pixels of its map or to zeros; the lattices of the classes have no pixel in common, and
+            // each has one for every output pixel of its sight; `dx` has `c_in` elements for each.
             unsafe {
                 match g.stride {
                     1 => multiply(instructions, &sight, weights, &dx, false, parallel),

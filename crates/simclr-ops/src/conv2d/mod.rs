@@ -9,15 +9,17 @@ mod transforms;
 mod weight_gradient;
 mod winograd;
 
-use candle_core::Tensor;
+use candle_core::{Shape, Tensor};
 use num_traits::Zero;
 
-use crate::batch_norm::Normalised;
+use crate::batch_norm::{Moments, Normalised};
 use crate::context::{Context, Form};
 use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{FloatType, dispatch_stored, elements, overwrite, stored_type, tensor, written};
+use crate::storage::{
+    FloatType, add_assign, dispatch_stored, elements, modify, overwrite, stored_type, tensor, written,
+};
 
 pub use folded::{Folded, Threads};
 use pictures::Source;
@@ -86,7 +88,27 @@ pub struct Gradients {
 /// # Errors
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if the arguments are not as above.
 pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Result<(Tensor, Saved), OpsError> {
-    fn run<S: Stored>(ctx: &Context, x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor, OpsError> {
+    let (y, saved, _) = forward_with_moments(ctx, x, weight, window)?;
+    Ok((y, saved))
+}
+
+/// [`forward`], and the moments of the output where it is cheaper to take them on the way, for the batch norm that follows.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_with_moments(
+    ctx: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    window: Window,
+) -> Result<(Tensor, Saved, Option<Moments>), OpsError> {
+    fn run<S: Stored>(
+        ctx: &Context,
+        x: &Tensor,
+        weight: &Tensor,
+        g: &Geometry,
+    ) -> Result<(Tensor, Option<Moments>), OpsError> {
+        let mut moments = None;
         let y = {
             let (x, weight) = (elements::<S>(OP, "x", x)?, elements::<S::Wide>(OP, "weight", weight)?);
             match ctx.form() {
@@ -97,18 +119,29 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
                 }
                 // SAFETY: `forward` writes every output of every pixel.
                 Form::Fast => unsafe {
-                    written(g.rows() * g.c_out, |y| cpu::forward(ctx.instructions(), g, &x, &weight, y))
+                    written(g.rows() * g.c_out, |y| moments = cpu::forward(ctx.instructions(), g, &x, &weight, y))
                 },
             }
         };
-        tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
+        Ok((tensor(y, (g.n, g.h_out, g.w_out, g.c_out))?, moments))
     }
     let geometry = Geometry::new(x, weight, window)?;
     let float_type = stored_type(OP, "x", x)?;
-    let y = ctx.timed(OP, "forward", geometry.work(float_type), || {
+    let (y, moments) = ctx.timed(OP, "forward", geometry.work(float_type), || {
         dispatch_stored!(float_type, run(ctx, x, weight, &geometry))
     })?;
-    Ok((y, Saved { x: Input::Kept(x.clone()), weight: weight.clone(), window }))
+    Ok((y, Saved { x: Input::Kept(x.clone()), weight: weight.clone(), window }, moments))
+}
+
+/// What becomes of the gradient of the map.
+#[derive(Clone, Debug)]
+pub enum InputGradient {
+    /// Nobody asks for it.
+    Unwanted,
+    /// It is a tensor of its own.
+    New,
+    /// It is added to the gradient that another use of the map gave, in its memory, which nobody else may be reading.
+    AddedTo(Tensor),
 }
 
 /// Gradients of [`forward`] for the gradient of its output; that of the map only if `wants_x`.
@@ -119,7 +152,25 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, window: Window) -> Re
 /// # Errors
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
-    fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> Result<Gradients, OpsError> {
+    backward_into(ctx, saved, grad, if wants_x { InputGradient::New } else { InputGradient::Unwanted })
+}
+
+/// [`backward`] with a say in where the gradient of the map goes.
+///
+/// # Errors
+/// As [`backward`], and if there is a gradient to add to that is not like the map.
+pub fn backward_into(
+    ctx: &Context,
+    saved: &Saved,
+    grad: &Tensor,
+    input: InputGradient,
+) -> Result<Gradients, OpsError> {
+    fn run<S: Stored>(
+        ctx: &Context,
+        saved: &Saved,
+        grad: &Tensor,
+        input: InputGradient,
+    ) -> Result<Gradients, OpsError> {
         let g = Geometry::new(saved.x.like(), &saved.weight, saved.window)?;
         let expected = [g.n, g.h_out, g.w_out, g.c_out];
         if grad.dims() != expected {
@@ -135,27 +186,67 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
             }
             tensor(dw, saved.weight.shape())
         })?;
-        let backward_input = || {
-            let len = g.n * g.h * g.w * g.c_in;
-            let weight = elements::<S::Wide>(OP, "weight", &saved.weight)?;
-            let dx = match ctx.form() {
-                Form::Reference => {
-                    let mut dx = vec![S::Wide::zero(); len];
-                    let weight = reference::rounded::<S>(&weight);
-                    reference::backward_input(&g, &weight, &reference::widened(&grad), &mut dx);
-                    dx.into_iter().map(S::narrow).collect()
-                }
-                // SAFETY: `backward_input` writes the gradient of every input.
-                Form::Fast => unsafe {
-                    written(len, |dx| cpu::backward_input(ctx.instructions(), &g, &weight, &grad, dx))
-                },
-            };
-            tensor(dx, saved.x.like().shape())
+        let dx = match input {
+            InputGradient::Unwanted => None,
+            InputGradient::New => {
+                let new = || backward_input::<S>(ctx, &g, &saved.weight, &grad, saved.x.like().shape());
+                Some(ctx.timed(OP, "dX", work, new)?)
+            }
+            InputGradient::AddedTo(sum) => {
+                let add = || add_backward_input::<S>(ctx, &g, &saved.weight, &grad, saved.x.like().shape(), &sum);
+                ctx.timed(OP, "dX", work, add)?;
+                Some(sum)
+            }
         };
-        let dx = wants_x.then(|| ctx.timed(OP, "dX", work, backward_input)).transpose()?;
         Ok(Gradients { x: dx, weight: dw })
     }
-    dispatch_stored!(stored_type(OP, "grad", grad)?, run(ctx, saved, grad, wants_x))
+    dispatch_stored!(stored_type(OP, "grad", grad)?, run(ctx, saved, grad, input))
+}
+
+/// The gradient of the map.
+fn backward_input<S: Stored>(
+    ctx: &Context,
+    g: &Geometry,
+    weight: &Tensor,
+    grad: &[S],
+    shape: &Shape,
+) -> Result<Tensor, OpsError> {
+    let weight = elements::<S::Wide>(OP, "weight", weight)?;
+    let dx = match ctx.form() {
+        Form::Reference => {
+            let mut dx = vec![S::Wide::zero(); shape.elem_count()];
+            reference::backward_input(g, &reference::rounded::<S>(&weight), &reference::widened(grad), &mut dx);
+            dx.into_iter().map(S::narrow).collect()
+        }
+        // SAFETY: `backward_input` writes the gradient of every input.
+        Form::Fast => unsafe {
+            written(shape.elem_count(), |dx| {
+                cpu::backward_input(ctx.instructions(), g, &weight, grad, cpu::To::New(dx));
+            })
+        },
+    };
+    tensor(dx, shape)
+}
+
+/// Adds the gradient of the map to another.
+fn add_backward_input<S: Stored>(
+    ctx: &Context,
+    g: &Geometry,
+    weight: &Tensor,
+    grad: &[S],
+    shape: &Shape,
+    sum: &Tensor,
+) -> Result<(), OpsError> {
+    if sum.shape() != shape {
+        return Err(OpsError::shape(OP, "gradient to add to", sum, format!("{:?}, the shape of x", shape.dims())));
+    }
+    match ctx.form() {
+        Form::Reference => add_assign(sum, &backward_input(ctx, g, weight, grad, shape)?),
+        Form::Fast => {
+            let weight = elements::<S::Wide>(OP, "weight", weight)?;
+            modify(sum, |sum| cpu::backward_input(ctx.instructions(), g, &weight, grad, cpu::To::Sum(sum)))
+        }
+    }
 }
 
 /// Writes all of `dw`.

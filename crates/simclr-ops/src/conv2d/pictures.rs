@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::batch_norm::Parts;
 use crate::element::Stored;
-use crate::simd::CHUNK;
+use crate::simd::{CHUNK, simd};
 use crate::storage::{narrow, overwrite, widen};
 
 /// From so many output pixels on, tasks work on groups of their own; with fewer, all work on the same. Few pixels have many channels.
@@ -55,27 +55,20 @@ impl Pass {
         work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
         finish: impl Fn(usize, &mut [S::Wide]) + Sync,
     ) {
-        let Self { pictures, .. } = self;
-        if pictures == 0 {
-            return;
-        }
-        let (from_len, to_len) = (from.len() / pictures, to.len() / pictures);
+        let of_pixel = to.len() / (self.pictures * self.pixels).max(1);
         let one = |first: usize, pictures: usize, from: &[S::Wide], to: &mut [MaybeUninit<S::Wide>], parallel: bool| {
             work(pictures, from, to, parallel);
             // SAFETY: `work` wrote all of it.
             let to = unsafe { to.assume_init_mut() };
             if parallel {
                 // Whole pixels: pieces of a picture that are not would begin at another channel.
-                let piece = to_len / self.pixels * CHUNK.div_ceil(to_len / self.pixels);
+                let piece = of_pixel * CHUNK.div_ceil(of_pixel);
                 to.par_chunks_mut(piece).enumerate().for_each(|(i, to)| finish(first + i * piece, to));
             } else {
                 finish(first, to);
             }
         };
-        let share = parallel && !self.is_large();
-        let group = if share { pictures } else { self.group() };
-        let some = |(wide, result): &mut (Vec<_>, Vec<_>), (i, to, from): (usize, &mut [MaybeUninit<S>], &[S])| {
-            let (first, pictures) = (i * group * to_len, from.len() / from_len);
+        self.in_groups(from, to, parallel, |[wide, result], Group { first, pictures, share }, from, to| {
             if let Some(from) = S::as_wide(from) {
                 let to = S::as_wide_memory(to).expect("one type is kept and computed with in both");
                 return one(first, pictures, from, to, share);
@@ -86,18 +79,67 @@ impl Pass {
                 overwrite(result, to.len(), |to| one(first, pictures, wide, to, share));
             }
             in_chunks(result, to, share, narrow);
+        });
+    }
+
+    /// Adds what `work` writes to what is there: it is summed while it is in a cache, and passes through memory no second time.
+    pub(super) fn add<S: Stored>(
+        self,
+        from: &[S],
+        to: &mut [S],
+        work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
+    ) {
+        self.in_groups(from, to, true, |[wide, result], Group { pictures, share, .. }, from, to| {
+            // SAFETY: `widen` and `work` write all of what they are given.
+            unsafe {
+                let from = match S::as_wide(from) {
+                    Some(from) => from,
+                    None => {
+                        overwrite(wide, from.len(), |wide| in_chunks(from, wide, share, widen));
+                        wide
+                    }
+                };
+                overwrite(result, to.len(), |result| work(pictures, from, result, share));
+            }
+            in_chunks(result, to, share, |result, to| {
+                simd(
+                    #[inline(always)]
+                    || to.iter_mut().zip(result).for_each(|(to, &term)| *to = S::narrow(to.widen() + term)),
+                );
+            });
+        });
+    }
+
+    /// Calls `each` for groups of pictures, with memory for two results: on all threads with `parallel`, else on this one.
+    fn in_groups<S: Stored, To: Send>(
+        self,
+        from: &[S],
+        to: &mut [To],
+        parallel: bool,
+        each: impl Fn(&mut [Vec<S::Wide>; 2], Group, &[S], &mut [To]) + Sync,
+    ) {
+        let Self { pictures, .. } = self;
+        if pictures == 0 {
+            return;
+        }
+        let (from_len, to_len) = (from.len() / pictures, to.len() / pictures);
+        let share = parallel && !self.is_large();
+        let group = if share { pictures } else { self.group() };
+        let each = |memory: &mut _, (i, (to, from)): (usize, (&mut [To], &[S]))| {
+            each(memory, Group { first: i * group * to_len, pictures: from.len() / from_len, share }, from, to);
         };
         if parallel {
             let groups = to.par_chunks_mut(group * to_len).zip(from.par_chunks(group * from_len)).enumerate();
-            groups.for_each_init(Default::default, |memory, (i, (to, from))| some(memory, (i, to, from)));
+            groups.for_each_init(Default::default, each);
         } else {
-            let (mut memory, groups) =
-                (Default::default(), to.chunks_mut(group * to_len).zip(from.chunks(group * from_len)));
-            groups.enumerate().for_each(|(i, (to, from))| some(&mut memory, (i, to, from)));
+            let mut memory = Default::default();
+            let groups = to.chunks_mut(group * to_len).zip(from.chunks(group * from_len)).enumerate();
+            groups.for_each(|group| each(&mut memory, group));
         }
     }
 
-    fn is_large(self) -> bool {
+    /// Whether tasks work on groups of their own.
+    pub(super) fn is_large(self) -> bool {
         self.pictures * self.pixels >= MANY
     }
 
@@ -105,6 +147,15 @@ impl Pass {
     fn group(self) -> usize {
         GROUP.div_ceil(self.pixels)
     }
+}
+
+/// Some pictures of a batch.
+struct Group {
+    /// Their first result, counted in elements.
+    first: usize,
+    pictures: usize,
+    /// Whether all threads should work on them.
+    share: bool,
 }
 
 /// The numbers of a map, kept or made when they are read.
@@ -222,9 +273,9 @@ fn read<'a, S: Stored>(
 /// Converts numbers; on all threads with `parallel`.
 fn in_chunks<A: Sync, B: Send>(
     from: &[A],
-    to: &mut [MaybeUninit<B>],
+    to: &mut [B],
     parallel: bool,
-    convert: impl Fn(&[A], &mut [MaybeUninit<B>]) + Sync,
+    convert: impl Fn(&[A], &mut [B]) + Sync,
 ) {
     if parallel {
         to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| convert(from, to));
