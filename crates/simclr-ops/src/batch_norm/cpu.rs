@@ -18,7 +18,7 @@ const BLOCK_ROWS: usize = 128;
 
 /// `[Σ x, Σ x²]` per channel.
 pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
-    let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
+    let Some(pivot) = pivot(x, channels) else { return vec![0.0; 2 * channels] };
     let pivot: Vec<S::Wide> = pivot.iter().map(|x| x.widen()).collect();
     let add = |_, x: &[S], sum: &mut [_], square: &mut [_]| add_moments(x, S::widen, &pivot, sum, square);
     around_zero(sum_blocks(x, x.len(), channels, add), &pivot, x.len() / channels)
@@ -27,21 +27,22 @@ pub(super) fn moments<S: Stored>(x: &[S], channels: usize) -> Vec<f64> {
 /// The same on this thread, of what is kept of `x` in a map of `S`.
 pub(super) fn moments_when_kept<S: Stored>(x: &[S::Wide], channels: usize) -> Vec<f64> {
     let kept = |x: S::Wide| S::narrow(x).widen();
-    let Some(pivot) = x.get(..channels) else { return vec![0.0; 2 * channels] };
+    let Some(pivot) = pivot(x, channels) else { return vec![0.0; 2 * channels] };
     let pivot: Vec<S::Wide> = pivot.iter().map(|&x| kept(x)).collect();
     let add = |_, x: &[_], sum: &mut [_], square: &mut [_]| add_moments(x, kept, &pivot, sum, square);
     around_zero(sum_part::<&[S::Wide], _>(x, 0, x.len(), channels, add), &pivot, x.len() / channels)
 }
 
+/// A row near the mean: not the first, which in a picture is a corner, where a convolution sees more zeros than map. In pictures whose
+/// sides are powers of two this one lies inside.
+fn pivot<X>(x: &[X], channels: usize) -> Option<&[X]> {
+    let rows = x.len() / channels;
+    x.chunks_exact(channels).nth(rows / 2 + rows / 64)
+}
+
 /// Adds the moments of a block of rows around a pivot.
 #[inline(always)]
-fn add_moments<X: Copy, T: Element>(
-    x: &[X],
-    number: impl Fn(X) -> T,
-    pivot: &[T],
-    sum: &mut [T],
-    square: &mut [T],
-) {
+fn add_moments<X: Copy, T: Element>(x: &[X], number: impl Fn(X) -> T, pivot: &[T], sum: &mut [T], square: &mut [T]) {
     for row in x.chunks_exact(pivot.len()) {
         for ((&x, &pivot), (sum, square)) in row.iter().zip(pivot).zip(sum.iter_mut().zip(square.iter_mut())) {
             let d = number(x) - pivot;
@@ -73,11 +74,8 @@ fn sum_blocks<D: Data, T: Element>(
     let rows = len / channels;
     // Some blocks a task: rounding happens per block, scheduling per task.
     let task = rows.div_ceil(BLOCK_ROWS).div_ceil(64).max(1) * BLOCK_ROWS * channels;
-    let partial: Vec<Vec<f64>> = data
-        .parts(task)
-        .enumerate()
-        .map(|(i, part)| sum_part::<D, T>(part, i * task, len, channels, &add))
-        .collect();
+    let partial: Vec<Vec<f64>> =
+        data.parts(task).enumerate().map(|(i, part)| sum_part::<D, T>(part, i * task, len, channels, &add)).collect();
     let mut sums = vec![0.0; 2 * channels];
     for partial in &partial {
         sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);

@@ -157,7 +157,9 @@ pub fn forward_with_moments(
     let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
     let sums = match moments.and_then(|moments| moments.of_groups(groups, channels)) {
         Some(sums) => sums,
-        None => ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, sums(ctx, x, channels, groups)))?,
+        None => {
+            ctx.timed(OP, "statistics", pass(1), || dispatch_stored!(float_type, sums(ctx, x, channels, groups)))?
+        }
     };
     let statistics = statistics(ctx, sums, channels)?;
     let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &statistics, config));

@@ -159,12 +159,7 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor, wants_x: bool) -> R
 ///
 /// # Errors
 /// As [`backward`], and if there is a gradient to add to that is not like the map.
-pub fn backward_into(
-    ctx: &Context,
-    saved: &Saved,
-    grad: &Tensor,
-    input: InputGradient,
-) -> Result<Gradients, OpsError> {
+pub fn backward_into(ctx: &Context, saved: &Saved, grad: &Tensor, input: InputGradient) -> Result<Gradients, OpsError> {
     fn run<S: Stored>(
         ctx: &Context,
         saved: &Saved,

@@ -271,12 +271,7 @@ fn read<'a, S: Stored>(
 }
 
 /// Converts numbers; on all threads with `parallel`.
-fn in_chunks<A: Sync, B: Send>(
-    from: &[A],
-    to: &mut [B],
-    parallel: bool,
-    convert: impl Fn(&[A], &mut [B]) + Sync,
-) {
+fn in_chunks<A: Sync, B: Send>(from: &[A], to: &mut [B], parallel: bool, convert: impl Fn(&[A], &mut [B]) + Sync) {
     if parallel {
         to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| convert(from, to));
     } else {

@@ -3,6 +3,14 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use crate::check::{close, finite_differences, forms, random};
 
+/// With more output pixels than all threads share: groups of pictures are worked on alone. As [`SHAPES`].
+const LARGE: [[usize; 8]; 4] = [
+    [9, 32, 32, 3, 5, 3, 1, 1],
+    [9, 32, 32, 16, 17, 3, 1, 1],
+    [33, 32, 32, 4, 6, 3, 2, 1],
+    [9, 32, 32, 4, 40, 1, 1, 0],
+];
+
 /// Odd channel counts, picture sizes, kernels, strides and paddings; (n, h, w, c_in, c_out, k, stride, padding).
 const SHAPES: [[usize; 8]; 18] = [
     [1, 1, 1, 1, 1, 1, 1, 0],
@@ -114,14 +122,7 @@ fn f32_is_as_exact_as_f32_can_be() {
 
 #[test]
 fn bf16_is_rounded_once() {
-    // Groups of pictures that are widened at a time, too: one of each kind has more output pixels than all threads share.
-    let large = [
-        [9, 32, 32, 3, 5, 3, 1, 1],
-        [9, 32, 32, 16, 17, 3, 1, 1],
-        [33, 32, 32, 4, 6, 3, 2, 1],
-        [9, 32, 32, 4, 40, 1, 1, 0],
-    ];
-    for shape in SHAPES.into_iter().chain(large) {
+    for shape in SHAPES.into_iter().chain(LARGE) {
         let (x, weight, window) = arguments(shape);
         let bf16 = |t: &Tensor| t.to_dtype(DType::F32).unwrap().to_dtype(DType::BF16).unwrap();
         let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
@@ -144,6 +145,71 @@ fn bf16_is_rounded_once() {
                 close(got, want, 2f64.powi(-8) + 1e-5, &what);
             }
             close(&dw, &want[2], 1e-4, &what);
+        }
+    }
+}
+
+#[test]
+fn a_gradient_is_added_to_another() {
+    for shape in SHAPES.into_iter().chain(LARGE) {
+        let (x, weight, window) = arguments(shape);
+        for dtype in [DType::F64, DType::F32, DType::BF16] {
+            let to = |t: &Tensor, dtype| t.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
+            let (x, weight) = (to(&x, dtype), to(&weight, if dtype == DType::F64 { DType::F64 } else { DType::F32 }));
+            // A sum of bf16 is rounded once, where adding a gradient of bf16 rounds twice.
+            let tolerance = if dtype == DType::BF16 { 2f64.powi(-7) } else { 1e-6 };
+            for ctx in forms() {
+                let (y, saved) = forward(&ctx, &x, &weight, window).unwrap();
+                let (grad, other) = (to(&random(y.dims(), 3), dtype), to(&random(x.dims(), 4), dtype));
+                let new = backward(&ctx, &saved, &grad, true).unwrap().x.unwrap();
+                let [new, before] = [new, other.clone()].map(|t| t.to_dtype(DType::F64).unwrap());
+                let want = (&new + &before).unwrap();
+                let sum = InputGradient::AddedTo(other.copy().unwrap());
+                let got = backward_into(&ctx, &saved, &grad, sum).unwrap().x.unwrap();
+                // Where both are large and cancel, what is left of a bf16 has their rounding.
+                let size = ((new.abs().unwrap() + before.abs().unwrap()).unwrap() + 1.0).unwrap();
+                let distance = (got.to_dtype(DType::F64).unwrap() - want).unwrap().abs().unwrap();
+                let worst: f64 = (distance / size).unwrap().max_all().unwrap().to_scalar().unwrap();
+                assert!(worst <= tolerance, "{shape:?} {dtype:?} {ctx:?}: {worst}");
+            }
+        }
+    }
+    let (x, weight, window) = arguments(SHAPES[1]);
+    let (y, saved) = forward(&Context::new(), &x, &weight, window).unwrap();
+    let wrong = InputGradient::AddedTo(random(&[2, 5, 4, 1], 4));
+    let message = backward_into(&Context::new(), &saved, &y, wrong).unwrap_err().to_string();
+    assert!(message.contains("gradient to add to has shape [2, 5, 4, 1], expected [2, 5, 4, 3]"), "{message}");
+}
+
+#[test]
+fn moments_are_those_of_the_map_that_is_kept() {
+    use crate::batch_norm::{self, BatchNorm};
+    for shape in LARGE {
+        let (x, weight, window) = arguments(shape);
+        // Far from zero, so that a sum of squares without a pivot would cancel in f32.
+        let x = (x + 100.0).unwrap();
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-6), (DType::BF16, 1e-6)] {
+            let to = |t: &Tensor, dtype| t.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
+            let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+            let (x, weight) = (to(&x, dtype), to(&weight, wide));
+            let [scale, shift] = [5, 6].map(|seed| to(&random(&[shape[4]], seed), wide));
+            let config = BatchNorm { groups: if shape[0] % 3 == 0 { 3 } else { 1 }, ..BatchNorm::default() };
+            let ctx = Context::new();
+            let (y, _, moments) = forward_with_moments(&ctx, &x, &weight, window).unwrap();
+            assert!(moments.is_some(), "{shape:?}");
+            let statistics = |moments: Option<&Moments>| {
+                let made = batch_norm::forward_with_moments(&ctx, &y, moments, &scale, &shift, None, config);
+                made.unwrap().1.statistics().to_vec()
+            };
+            for (got, want) in statistics(moments.as_ref()).iter().zip(&statistics(None)) {
+                assert_eq!(got.count, want.count);
+                for c in 0..shape[4] {
+                    let size = want.var[c] + want.mean[c].powi(2);
+                    let (mean, var) = (got.mean[c] - want.mean[c], got.var[c] - want.var[c]);
+                    assert!(mean.abs() <= tolerance * size.sqrt(), "{shape:?} {dtype:?}: mean off by {mean}");
+                    assert!(var.abs() <= tolerance * size, "{shape:?} {dtype:?}: variance off by {var}");
+                }
+            }
         }
     }
 }

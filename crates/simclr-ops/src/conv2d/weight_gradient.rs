@@ -12,7 +12,7 @@ use crate::product::{Instructions, Lines, Panels, Turned};
 use crate::simd::simd;
 
 /// Pixels that are packed at a time: by one task, a panel of which fits the first cache; or elements by all of them.
-const PACKED: usize = 256;
+const PACKED: usize = 192;
 const PACKED_TOGETHER: usize = 1 << 22;
 
 /// The gradient of the weights by its definition; its sums are `[c_out, tap, c_in]`.
