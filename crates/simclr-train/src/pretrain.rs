@@ -14,7 +14,7 @@ use simclr_optim::{Adam, AdamConfig};
 
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::cli::PretrainArguments;
-use crate::config::{Config, Views, differences, must_be_as_saved};
+use crate::config::{Config, Precision, Views, differences, must_be_as_saved};
 use crate::evaluate::{KnnSets, sample_batch};
 use crate::interrupt::Interrupt;
 use crate::machine;
@@ -87,6 +87,9 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
             training.loader.batches_per_epoch(),
             run.path().display()
         ));
+        if config.precision == Precision::Bf16 {
+            output.say("bf16 halves the memory of activations; a CPU multiplies in f32 here, so a step takes about as long as with f32");
+        }
         if quick {
             let expected = training.expected_time(&train, &test)?;
             output.say(format!(

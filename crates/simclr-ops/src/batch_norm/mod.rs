@@ -179,9 +179,12 @@ pub fn forward_with_moments(
 
 impl Saved {
     /// What makes the output again, where no residual was added.
+    ///
+    /// # Errors
+    /// [`OpsError::Dtype`] or [`OpsError::NoForm`] if the tensors of the forward pass have moved since.
     pub fn normalised(&self) -> Result<Option<Normalised>, OpsError> {
         fn numbers<S: Stored>(argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
-            widened::<S::Wide>(OP, argument, t)
+            widened::<S::Wide>(argument, t)
         }
         if self.has_residual {
             return Ok(None);
@@ -221,7 +224,7 @@ pub fn inference(
         if t.dims() != [channels] {
             return Err(OpsError::shape(OP, argument, t, format!("[{channels}]")));
         }
-        widened::<S::Wide>(OP, argument, t)
+        widened::<S::Wide>(argument, t)
     }
     let channels = check(x, weight, bias, residual)?;
     let float_type = stored_type(OP, "x", x)?;
@@ -253,7 +256,7 @@ pub fn backward_in_place(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<G
             return Err(OpsError::shape(OP, "grad", &grad, format!("{:?}, the shape of the output", saved.x.dims())));
         }
         let [weight, bias] =
-            [("weight", &saved.weight), ("bias", &saved.bias)].map(|(name, t)| widened::<S::Wide>(OP, name, t));
+            [("weight", &saved.weight), ("bias", &saved.bias)].map(|(name, t)| widened::<S::Wide>(name, t));
         let (weight, bias) = (weight?, bias?);
         let x = elements::<S>(OP, "x", &saved.x)?;
         let y = saved.y.as_ref().map(|y| elements::<S>(OP, "y", y)).transpose()?;
@@ -420,8 +423,8 @@ fn affine(weight: &[f64], bias: &[f64], statistics: &Statistics, config: BatchNo
 }
 
 /// The numbers of a tensor in double precision.
-fn widened<T: Element>(op: &'static str, argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
-    Ok(elements::<T>(op, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
+fn widened<T: Element>(argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
+    Ok(elements::<T>(OP, argument, t)?.iter().map(|&v| crate::element::wide(v)).collect())
 }
 
 fn narrowed<T: Element>(values: &[f64]) -> Vec<T> {
@@ -441,7 +444,7 @@ fn apply<S: Stored>(
     let shape = x.shape().clone();
     let x = elements::<S>(OP, "x", x)?;
     let residual = residual.map(|r| elements::<S>(OP, "residual", r)).transpose()?;
-    let (weight, bias) = (widened::<S::Wide>(OP, "weight", weight)?, widened::<S::Wide>(OP, "bias", bias)?);
+    let (weight, bias) = (widened::<S::Wide>("weight", weight)?, widened::<S::Wide>("bias", bias)?);
     let group = x.len() / statistics.len();
     let of_group = |i: usize| {
         let [scale, shift] =
