@@ -107,18 +107,16 @@ pub(super) enum To<'a, S> {
     Sum(&'a mut [S]),
 }
 
-/// The gradient of the input: a correlation of the gradient for every class of pixels that see the same taps.
-pub(super) fn backward_input<S: Stored>(
-    instructions: Instructions,
-    g: &Geometry,
-    weight: &[S::Wide],
-    grad: &[S],
-    dx: To<'_, S>,
-) {
-    let outside = vec![S::Wide::zero(); g.c_out];
-    let run = |work: &(dyn Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync)| {
+impl<S: Stored> To<'_, S> {
+    /// Takes what `work` makes of `grad`, see [`Pass::run`].
+    fn take(
+        self,
+        g: &Geometry,
+        grad: &[S],
+        work: impl Fn(usize, &[S::Wide], &mut [MaybeUninit<S::Wide>], bool) + Sync,
+    ) {
         let (pass, len) = (Pass { pictures: g.n, pixels: g.h * g.w }, g.n * g.h * g.w * g.c_in);
-        match dx {
+        match self {
             To::New(dx) => {
                 assert_eq!(dx.len(), len);
                 pass.run(grad, dx, work);
@@ -128,7 +126,18 @@ pub(super) fn backward_input<S: Stored>(
                 pass.add(grad, dx, work);
             }
         }
-    };
+    }
+}
+
+/// The gradient of the input: a correlation of the gradient for every class of pixels that see the same taps.
+pub(super) fn backward_input<S: Stored>(
+    instructions: Instructions,
+    g: &Geometry,
+    weight: &[S::Wide],
+    grad: &[S],
+    dx: To<'_, S>,
+) {
+    let outside = vec![S::Wide::zero(); g.c_out];
     if let Some(winograd) = winograd(instructions, g) {
         // The transpose of a convolution with stride 1 is the convolution with the kernel turned by 180 degrees.
         let kernel = |co: usize, ci: usize| turned(kernel::<S>(&weight[(co * g.c_in + ci) * 9..]));
@@ -140,14 +149,14 @@ pub(super) fn backward_input<S: Stored>(
             c_out: g.c_in,
             ..winograd
         };
-        return run(&|pictures, grad, dx, parallel| {
+        return dx.take(g, grad, |pictures, grad, dx, parallel| {
             Winograd { pictures, ..winograd }.correlate(output_map(g, grad, &outside), &weights, dx, parallel);
         });
     }
     let classes: Vec<_> = classes(g)
         .map(|class| (pack_backward::<S>(weight, [g.c_out, g.c_in, g.k_h * g.k_w], &class.taps), class))
         .collect();
-    run(&|pictures, grad, dx, parallel| {
+    dx.take(g, grad, |pictures, grad, dx, parallel| {
         if g.stride > g.k_h.min(g.k_w) {
             // There are pixels that no output saw.
             let zeros = |dx: &mut [MaybeUninit<S::Wide>]| dx.fill(MaybeUninit::new(S::Wide::zero()));
