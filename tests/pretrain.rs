@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use program::{Ended, program, result, run, write_cifar10};
+use program::{Ended, program, result, run, write_cifar10, write_cifar100};
 use serde_json::Value;
 
 /// Small enough for a test, big enough that a signal finds it still running.
@@ -31,6 +31,24 @@ fn metrics(run: &Path) -> Vec<Value> {
         event
     };
     text.lines().map(without_clock).collect()
+}
+
+#[test]
+fn cifar_100_is_learned_from_and_judged_by_either_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cifar100(dir.path(), 40);
+    let (data, folder) = (dir.path().display(), dir.path().join("run"));
+    let flags = "pretrain --data cifar100 --width 4 --batch 8 --epochs 1";
+    let object = result(&format!("{flags} --data-dir {data} --run {}", folder.display()));
+    assert_eq!((&object["steps"], &object["finished"]), (&5.into(), &true.into()));
+    // A run says its set by itself; its labels may be others.
+    let top1 =
+        |flags: &str| result(&format!("knn --checkpoint {} {flags}", folder.display()))["top1"].as_f64().unwrap();
+    assert_eq!(top1(""), object["knn_top1"].as_f64().unwrap());
+    assert!(
+        top1(&format!("--data cifar100-coarse --data-dir {data}")) >= top1(""),
+        "pairs of classes are less to tell apart"
+    );
 }
 
 #[test]

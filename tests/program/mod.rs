@@ -47,14 +47,24 @@ pub(crate) fn result(arguments: &str) -> Value {
 /// CIFAR-10 in its binary form with `records` pictures of a formula in every file.
 #[allow(dead_code, reason = "each test program uses what it needs of this module")]
 pub(crate) fn write_cifar10(data_dir: &Path, records: u32) {
-    let folder = data_dir.join("cifar-10-batches-bin");
-    std::fs::create_dir_all(&folder).unwrap();
     let names = (1..=5).map(|i| format!("data_batch_{i}.bin")).chain(["test_batch.bin".to_owned()]);
+    write_cifar(&data_dir.join("cifar-10-batches-bin"), names, records, |label| vec![label]);
+}
+
+/// The same of CIFAR-100: coarse labels are two fine ones each.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub(crate) fn write_cifar100(data_dir: &Path, records: u32) {
+    let names = ["train.bin", "test.bin"].map(str::to_owned).into_iter();
+    write_cifar(&data_dir.join("cifar-100-binary"), names, records, |label| vec![label / 2, label]);
+}
+
+fn write_cifar(folder: &Path, names: impl Iterator<Item = String>, records: u32, labels: impl Fn(u8) -> Vec<u8>) {
+    std::fs::create_dir_all(folder).unwrap();
     for (file, name) in names.enumerate() {
         let mut bytes = Vec::new();
         for record in 0..records {
             let label = (record + file as u32) % 10;
-            bytes.push(label as u8);
+            bytes.extend(labels(label as u8));
             bytes.extend((0..3_072u32).map(|i| (i * (label + 1) / 7 + 13 * record) as u8));
         }
         std::fs::write(folder.join(name), bytes).unwrap();

@@ -31,7 +31,7 @@ pub enum DataError {
         record: usize,
     },
     /// A file that ends inside a record.
-    #[error("{}: {len} bytes is not a whole number of {record}-byte records (the file is cut short or is not CIFAR-10)", path.display())]
+    #[error("{}: {len} bytes is not a whole number of {record}-byte records (the file is cut short or is not {set})", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -39,9 +39,11 @@ pub enum DataError {
         len: usize,
         /// Bytes of one record.
         record: usize,
+        /// The set that it should be of.
+        set: &'static str,
     },
     /// A record whose label is no class.
-    #[error("{}: record {record} has label {found}, expected 0 to {} (the file is damaged or is not CIFAR-10)", path.display(), classes - 1)]
+    #[error("{}: record {record} has label {found}, expected 0 to {} (the file is damaged or is not {set})", path.display(), classes - 1)]
     Label {
         /// The file.
         path: PathBuf,
@@ -51,6 +53,8 @@ pub enum DataError {
         found: u8,
         /// How many classes there are.
         classes: usize,
+        /// The set that it should be of.
+        set: &'static str,
     },
     /// A picture was asked for that the set does not have.
     #[error("{name} has {len} pictures; there is no picture {index} (the first is 0)")]

@@ -1,6 +1,6 @@
 //! Pictures in, batches of two augmented views out.
 //!
-//! A set of pictures is anything that is [`Pictures`]: [`Cifar10`] from its binary files, the built-in [`Shapes`], or a
+//! A set of pictures is anything that is [`Pictures`]: [`Cifar`] from its binary files, the built-in [`Shapes`], or a
 //! [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
 //! picture on worker threads; [`batches`] goes through a set once, in order and unchanged but for the normalisation, for
 //! evaluation.
@@ -24,7 +24,7 @@
 //! ```
 
 mod batches;
-mod cifar10;
+mod cifar;
 mod error;
 mod loader;
 mod normalization;
@@ -37,7 +37,7 @@ mod subset;
 mod transform;
 
 pub use batches::{Batch, Batches, augmented_batches, batches};
-pub use cifar10::Cifar10;
+pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
 pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
 pub use normalization::Normalization;

@@ -101,7 +101,7 @@ pub(crate) enum BenchCommand {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArguments {
-    /// The data set: shapes (built in) or cifar10 [default: shapes]
+    /// The data set: shapes (built in), cifar10, cifar100 or cifar100-coarse [default: shapes]
     #[arg(long, value_name = "NAME")]
     pub(crate) data: Option<String>,
     /// The folder that data sets are in [default: data]

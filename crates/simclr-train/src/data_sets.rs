@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use simclr_data::{Cifar10, Pictures, Shapes, Split, Subset};
+use simclr_data::{Cifar, CifarSet, Pictures, Shapes, Split, Subset};
 
 use crate::Usage;
 use crate::output::Output;
@@ -19,12 +19,16 @@ const SHAPES_SEED: u64 = 0;
 
 /// A data set that the program knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum DataSet {
     /// The built-in one, drawn when it is asked for.
     Shapes,
     /// CIFAR-10 in its binary form.
     Cifar10,
+    /// CIFAR-100 in its binary form, in a hundred classes.
+    Cifar100,
+    /// The same in its twenty superclasses.
+    Cifar100Coarse,
 }
 
 impl std::fmt::Display for DataSet {
@@ -32,6 +36,8 @@ impl std::fmt::Display for DataSet {
         f.write_str(match self {
             Self::Shapes => "shapes",
             Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+            Self::Cifar100Coarse => "cifar100-coarse",
         })
     }
 }
@@ -40,10 +46,11 @@ impl FromStr for DataSet {
     type Err = Usage;
 
     fn from_str(name: &str) -> Result<Self, Usage> {
-        [Self::Shapes, Self::Cifar10]
+        let expected = "shapes, cifar10, cifar100 or cifar100-coarse";
+        [Self::Shapes, Self::Cifar10, Self::Cifar100, Self::Cifar100Coarse]
             .into_iter()
             .find(|set| set.to_string() == name)
-            .ok_or_else(|| Usage(format!("--data is {name}, expected shapes or cifar10")))
+            .ok_or_else(|| Usage(format!("--data is {name}, expected {expected}")))
     }
 }
 
@@ -59,11 +66,11 @@ impl DataSet {
         subset: Option<usize>,
         output: &Output,
     ) -> anyhow::Result<Arc<dyn Pictures>> {
-        let whole: Arc<dyn Pictures> = match (self, split) {
-            (Self::Shapes, Split::Train) => Arc::new(Shapes::new(SHAPES_SEED, split, SHAPES_TRAIN)),
-            (Self::Shapes, Split::Test) => Arc::new(Shapes::new(SHAPES_SEED, split, SHAPES_TEST)),
-            (Self::Cifar10, _) => {
-                let set = Cifar10::open(data_dir, split)?;
+        let whole: Arc<dyn Pictures> = match (self.cifar(), split) {
+            (None, Split::Train) => Arc::new(Shapes::new(SHAPES_SEED, split, SHAPES_TRAIN)),
+            (None, Split::Test) => Arc::new(Shapes::new(SHAPES_SEED, split, SHAPES_TEST)),
+            (Some(set), _) => {
+                let set = Cifar::open(set, data_dir, split)?;
                 set.remarks().iter().for_each(|remark| output.say(remark));
                 Arc::new(set)
             }
@@ -80,9 +87,16 @@ impl DataSet {
 
     /// Whether its files are in `data_dir`: what the quick preset looks for.
     pub(crate) fn is_present(self, data_dir: &Path) -> bool {
+        self.cifar().is_none_or(|set| Cifar::is_in(set, data_dir))
+    }
+
+    /// Which of the sets in CIFAR's form it is.
+    fn cifar(self) -> Option<CifarSet> {
         match self {
-            Self::Shapes => true,
-            Self::Cifar10 => data_dir.join("cifar-10-batches-bin").is_dir(),
+            Self::Shapes => None,
+            Self::Cifar10 => Some(CifarSet::Cifar10),
+            Self::Cifar100 => Some(CifarSet::Cifar100),
+            Self::Cifar100Coarse => Some(CifarSet::Cifar100Coarse),
         }
     }
 }
@@ -94,9 +108,13 @@ mod tests {
 
     #[test]
     fn names_are_known_or_refused() {
-        assert_eq!("cifar10".parse::<DataSet>().unwrap(), DataSet::Cifar10);
+        for set in [DataSet::Shapes, DataSet::Cifar10, DataSet::Cifar100, DataSet::Cifar100Coarse] {
+            assert_eq!(set.to_string().parse::<DataSet>().unwrap(), set);
+            // Settings files spell it as the flag does.
+            assert_eq!(serde_json::to_value(set).unwrap(), set.to_string());
+        }
         let message = "mnist".parse::<DataSet>().unwrap_err().to_string();
-        assert_eq!(message, "--data is mnist, expected shapes or cifar10");
+        assert_eq!(message, "--data is mnist, expected shapes, cifar10, cifar100 or cifar100-coarse");
     }
 
     #[test]
