@@ -46,6 +46,7 @@ impl Cli {
             Some(Command::Export(arguments)) => arguments.output,
             Some(Command::Bench(BenchCommand::Step(arguments))) => arguments.output,
             Some(Command::Bench(BenchCommand::Infer(arguments))) => arguments.output,
+            Some(Command::Bench(BenchCommand::Augment(arguments))) => arguments.output,
             Some(Command::Bench(BenchCommand::Loss(arguments))) => arguments.output,
             Some(Command::Bench(BenchCommand::Epoch(arguments))) => arguments.output,
             Some(Command::Fetch(arguments)) => arguments.output,
@@ -91,6 +92,8 @@ pub(crate) enum BenchCommand {
     Step(BenchStepArguments),
     /// Time the encoder alone, as it embeds pictures: batch norm folded into its convolutions
     Infer(BenchInferArguments),
+    /// Time augmentation alone: pictures in memory to two normalised views of each
+    Augment(BenchAugmentArguments),
     /// Time NT-Xent, forward and backward
     Loss(BenchLossArguments),
     /// Time training from pictures to update, and the share of it that waits for the loader
@@ -431,6 +434,21 @@ pub(crate) struct BenchInferArguments {
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchAugmentArguments {
+    /// Width and height of pictures and views
+    #[arg(long, default_value_t = 32)]
+    pub(crate) size: u32,
+    /// Threads that make views
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Passes over 2,000 pictures that are timed, after three that are not
+    #[arg(long, default_value_t = 7)]
+    pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

@@ -1,5 +1,6 @@
 //! `simclr-train bench`: what this machine does.
 
+mod augment;
 mod breakdown;
 mod epoch;
 mod infer;
@@ -20,6 +21,7 @@ pub(crate) fn command(command: &BenchCommand, output: &Output) -> anyhow::Result
     match command {
         BenchCommand::Step(arguments) => step::command(arguments, output),
         BenchCommand::Infer(arguments) => infer::command(arguments, output),
+        BenchCommand::Augment(arguments) => augment::command(arguments, output),
         BenchCommand::Loss(arguments) => loss::command(arguments, output),
         BenchCommand::Epoch(arguments) => epoch::command(arguments, output),
     }

@@ -1,0 +1,56 @@
+//! The benchmarks of the program: they measure what they say, and say what they measured.
+
+mod program;
+
+use program::{result, run};
+
+/// The fields of an object, in order, and those numbers among them that a measurement must make positive.
+fn measured(arguments: &str, fields: &[&str], positive: &[&str]) {
+    let object = result(arguments);
+    let found: Vec<&String> = object.as_object().unwrap().keys().collect();
+    assert_eq!(found, fields, "{arguments}");
+    for name in positive {
+        assert!(object[name].as_f64().unwrap() > 0.0, "{arguments}: {object}");
+    }
+}
+
+#[test]
+fn every_benchmark_has_its_fields() {
+    let model = "--arch resnet18 --width 4 --batch 4 --steps 1 --threads 1";
+    let step = [
+        "arch",
+        "batch",
+        "device",
+        "gflops",
+        "pairs_per_s",
+        "peak_mib",
+        "precision",
+        "s_per_step",
+        "steps",
+        "threads",
+        "width",
+    ];
+    measured(&format!("bench step {model}"), &step, &["gflops", "pairs_per_s", "s_per_step"]);
+    let infer = ["arch", "batch", "device", "images_per_s", "peak_mib", "precision", "s_per_batch", "threads", "width"];
+    measured(&format!("bench infer {model}"), &infer, &["images_per_s", "s_per_batch"]);
+    let loss = ["batch", "dim", "form", "peak_mib_above_start", "s", "threads"];
+    measured("bench loss --batch 16 --dim 8 --steps 1 --threads 1", &loss, &["s"]);
+    for threads in [1, 2] {
+        let flags = format!("bench augment --size 8 --steps 1 --threads {threads}");
+        measured(&flags, &["size", "threads", "views_per_s"], &["views_per_s"]);
+    }
+}
+
+#[test]
+fn nothing_is_not_measured() {
+    for (flags, flag) in [
+        ("bench step --steps 0", "--steps is 0"),
+        ("bench infer --steps 0", "--steps is 0"),
+        ("bench augment --size 0", "--size is 0"),
+        ("bench augment --threads 0", "--threads is 0"),
+    ] {
+        let ended = run(flags);
+        assert_eq!(ended.status, Some(2), "{flags}: {}", ended.stderr);
+        assert!(ended.stderr.contains(&format!("{flag}, expected at least 1")), "{flags}: {}", ended.stderr);
+    }
+}
