@@ -201,15 +201,18 @@ pub(crate) fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
     fn run<S: Stored>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
         let term = elements::<S>("sum of gradients", "term", term)?;
         modify::<S>(sum, |sum| {
-            sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
-                simd(
-                    #[inline(always)]
-                    || sum.iter_mut().zip(term).for_each(|(s, &t)| *s = S::narrow(s.widen() + t.widen())),
-                );
-            });
+            sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| add(sum, term));
         })
     }
     dispatch_stored!(stored_type("sum of gradients", "sum", sum)?, run(sum, term))
+}
+
+/// `sum += term`, on this thread; each sum is rounded once, whether the terms are as they are kept or as they are computed with.
+pub(crate) fn add<S: Stored, T: Stored<Wide = S::Wide>>(sum: &mut [S], term: &[T]) {
+    simd(
+        #[inline(always)]
+        || sum.iter_mut().zip(term).for_each(|(sum, &term)| *sum = S::narrow(sum.widen() + term.widen())),
+    );
 }
 
 /// Widens numbers into memory of the same length, all of which it writes.

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::batch_norm::Parts;
 use crate::element::Stored;
-use crate::simd::{CHUNK, simd};
-use crate::storage::{narrow, overwrite, widen};
+use crate::simd::CHUNK;
+use crate::storage::{add, narrow, overwrite, widen};
 
 /// From so many output pixels on, tasks work on groups of their own; with fewer, all work on the same. Few pixels have many channels.
 pub(super) const MANY: usize = 8192;
@@ -101,12 +101,7 @@ impl Pass {
                 };
                 overwrite(result, to.len(), |result| work(pictures, from, result, share));
             }
-            in_chunks(result, to, share, |result, to| {
-                simd(
-                    #[inline(always)]
-                    || to.iter_mut().zip(result).for_each(|(to, &term)| *to = S::narrow(to.widen() + term)),
-                );
-            });
+            in_chunks(result, to, share, |result, to| add(to, result));
         });
     }
 
