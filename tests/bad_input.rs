@@ -68,6 +68,10 @@ fn the_command_line_itself() {
         ("pretrain --resume", "--run"),
         ("knn", "--checkpoint"),
         ("--epochs 3 pretrain", "pretrain"),
+        ("bench step --steps 0", "--steps is 0, expected at least 1"),
+        ("bench infer --steps 0", "--steps is 0, expected at least 1"),
+        ("bench augment --size 0", "--size is 0, expected at least 1"),
+        ("bench augment --threads 0", "--threads is 0, expected at least 1"),
     ] {
         let ended = run(typed);
         assert_eq!(ended.status, Some(2), "{typed}: {}", ended.stderr);

@@ -1,11 +1,17 @@
 //! The command line, as it is typed.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use simclr_fetch::Origin;
 
 use crate::output::OutputArguments;
+pub(crate) use bench::{
+    BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchLossArguments,
+    BenchStepArguments,
+};
 
 /// SimCLR: learn picture features without labels, and see what they are good for
 ///
@@ -44,11 +50,7 @@ impl Cli {
             Some(Command::Cs231n(arguments)) => arguments.output,
             Some(Command::Import(arguments)) => arguments.output,
             Some(Command::Export(arguments)) => arguments.output,
-            Some(Command::Bench(BenchCommand::Step(arguments))) => arguments.output,
-            Some(Command::Bench(BenchCommand::Infer(arguments))) => arguments.output,
-            Some(Command::Bench(BenchCommand::Augment(arguments))) => arguments.output,
-            Some(Command::Bench(BenchCommand::Loss(arguments))) => arguments.output,
-            Some(Command::Bench(BenchCommand::Epoch(arguments))) => arguments.output,
+            Some(Command::Bench(command)) => command.output(),
             Some(Command::Fetch(arguments)) => arguments.output,
         }
     }
@@ -84,20 +86,6 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Download a data set or weights into the data folder, checked and resumable
     Fetch(FetchArguments),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Time training steps: two views forward, NT-Xent, backward, Adam, on random pictures
-    Step(BenchStepArguments),
-    /// Time the encoder alone, as it embeds pictures: batch norm folded into its convolutions
-    Infer(BenchInferArguments),
-    /// Time augmentation alone: pictures in memory to two normalised views of each
-    Augment(BenchAugmentArguments),
-    /// Time NT-Xent, forward and backward
-    Loss(BenchLossArguments),
-    /// Time training from pictures to update, and the share of it that waits for the loader
-    Epoch(BenchEpochArguments),
 }
 
 /// Which pictures.
@@ -390,114 +378,6 @@ pub(crate) struct ExportArguments {
 }
 
 /// Which model is measured.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchModelArguments {
-    /// resnet18, resnet34 or resnet50
-    #[arg(long, default_value = "resnet50")]
-    pub(crate) arch: String,
-    /// Channels of the encoder's first layer
-    #[arg(long, default_value_t = 64)]
-    pub(crate) width: usize,
-    /// Number format of activations and of the operands of products: f32 or bf16
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: String,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchStepArguments {
-    #[command(flatten)]
-    pub(crate) model: BenchModelArguments,
-    /// Pictures in a batch
-    #[arg(long, default_value_t = 32)]
-    pub(crate) batch: usize,
-    /// Steps that are timed, after three that are not
-    #[arg(long, default_value_t = 7)]
-    pub(crate) steps: usize,
-    /// Show where the time goes, by op and phase, beside what this machine can do at most
-    #[arg(long)]
-    pub(crate) breakdown: bool,
-    #[command(flatten)]
-    pub(crate) machine: MachineArguments,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchInferArguments {
-    #[command(flatten)]
-    pub(crate) model: BenchModelArguments,
-    /// Pictures in a batch
-    #[arg(long, default_value_t = 64)]
-    pub(crate) batch: usize,
-    /// Batches that are timed, after three that are not
-    #[arg(long, default_value_t = 7)]
-    pub(crate) steps: usize,
-    #[command(flatten)]
-    pub(crate) machine: MachineArguments,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchAugmentArguments {
-    /// Width and height of pictures and views
-    #[arg(long, default_value_t = 32)]
-    pub(crate) size: u32,
-    /// Threads that make views
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) threads: usize,
-    /// Passes over 2,000 pictures that are timed, after three that are not
-    #[arg(long, default_value_t = 7)]
-    pub(crate) steps: usize,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchLossArguments {
-    /// Pairs in a batch
-    #[arg(long, default_value_t = 2048)]
-    pub(crate) batch: usize,
-    /// Numbers of an embedding
-    #[arg(long, default_value_t = 128)]
-    pub(crate) dim: usize,
-    /// nt-xent (what training uses) or vectorized (the course's, with the whole matrix of similarities)
-    #[arg(long, default_value = "nt-xent")]
-    pub(crate) form: String,
-    /// NT-Xent's temperature
-    #[arg(long, default_value_t = 0.5)]
-    pub(crate) temperature: f64,
-    /// Repeats that are timed, after three that are not
-    #[arg(long, default_value_t = 9)]
-    pub(crate) steps: usize,
-    /// Compute threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchEpochArguments {
-    #[command(flatten)]
-    pub(crate) data: DataArguments,
-    #[command(flatten)]
-    pub(crate) model: BenchModelArguments,
-    /// Pictures in a batch
-    #[arg(long, default_value_t = 32)]
-    pub(crate) batch: usize,
-    /// Stop after so many steps of the epoch, the first three of which are not timed
-    #[arg(long, value_name = "N")]
-    pub(crate) max_steps: Option<usize>,
-    /// Threads that make batches [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(crate) workers: Option<usize>,
-    #[command(flatten)]
-    pub(crate) machine: MachineArguments,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FetchArguments {
     /// cifar10, cifar100, weights (the course's pretrained model), or all of them

@@ -1,0 +1,141 @@
+//! What is typed behind `simclr-train bench`.
+
+use clap::{Args, Subcommand};
+
+use super::{DataArguments, MachineArguments};
+use crate::output::OutputArguments;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Time training steps: two views forward, NT-Xent, backward, Adam, on random pictures
+    Step(BenchStepArguments),
+    /// Time the encoder alone, as it embeds pictures: batch norm folded into its convolutions
+    Infer(BenchInferArguments),
+    /// Time augmentation alone: pictures in memory to two normalised views of each
+    Augment(BenchAugmentArguments),
+    /// Time NT-Xent, forward and backward
+    Loss(BenchLossArguments),
+    /// Time training from pictures to update, and the share of it that waits for the loader
+    Epoch(BenchEpochArguments),
+}
+
+impl BenchCommand {
+    /// How results are given.
+    pub(super) fn output(&self) -> OutputArguments {
+        match self {
+            Self::Step(arguments) => arguments.output,
+            Self::Infer(arguments) => arguments.output,
+            Self::Augment(arguments) => arguments.output,
+            Self::Loss(arguments) => arguments.output,
+            Self::Epoch(arguments) => arguments.output,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchModelArguments {
+    /// resnet18, resnet34 or resnet50
+    #[arg(long, default_value = "resnet50")]
+    pub(crate) arch: String,
+    /// Channels of the encoder's first layer
+    #[arg(long, default_value_t = 64)]
+    pub(crate) width: usize,
+    /// Number format of activations and of the operands of products: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchStepArguments {
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
+    /// Pictures in a batch
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch: usize,
+    /// Steps that are timed, after three that are not
+    #[arg(long, default_value_t = 7)]
+    pub(crate) steps: usize,
+    /// Show where the time goes, by op and phase, beside what this machine can do at most
+    #[arg(long)]
+    pub(crate) breakdown: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchInferArguments {
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
+    /// Pictures in a batch
+    #[arg(long, default_value_t = 64)]
+    pub(crate) batch: usize,
+    /// Batches that are timed, after three that are not
+    #[arg(long, default_value_t = 7)]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchAugmentArguments {
+    /// Width and height of pictures and views
+    #[arg(long, default_value_t = 32)]
+    pub(crate) size: u32,
+    /// Threads that make views
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Passes over 2,000 pictures that are timed, after three that are not
+    #[arg(long, default_value_t = 7)]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchLossArguments {
+    /// Pairs in a batch
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) batch: usize,
+    /// Numbers of an embedding
+    #[arg(long, default_value_t = 128)]
+    pub(crate) dim: usize,
+    /// nt-xent (what training uses) or vectorized (the course's, with the whole matrix of similarities)
+    #[arg(long, default_value = "nt-xent")]
+    pub(crate) form: String,
+    /// NT-Xent's temperature
+    #[arg(long, default_value_t = 0.5)]
+    pub(crate) temperature: f64,
+    /// Repeats that are timed, after three that are not
+    #[arg(long, default_value_t = 9)]
+    pub(crate) steps: usize,
+    /// Compute threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchEpochArguments {
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
+    /// Pictures in a batch
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch: usize,
+    /// Stop after so many steps of the epoch, the first three of which are not timed
+    #[arg(long, value_name = "N")]
+    pub(crate) max_steps: Option<usize>,
+    /// Threads that make batches [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
