@@ -1,8 +1,8 @@
 """augment.safetensors: what torchvision's functional transforms do to PIL pictures, after every step.
 
 The pictures are made by `picture` below and by the same formula in the Rust test, so that only parameters and results are
-stored: the bytes of every step for the first few cases, a CRC-32 of them for all. Colour conversions and blends have so few
-inputs that all of them are covered.
+stored: the bytes of every step for the first few cases, a CRC-32 of them for all. Colour conversions, blends and the steps of the
+jitter have so few inputs that all of them are covered.
 """
 
 import zlib
@@ -99,6 +99,29 @@ def all_colours():
     return colours.reshape(4096, 4096, 3)
 
 
+COLOUR_STEPS = [
+    (F.adjust_brightness, [0.0, 0.6, 0.95, 1.0, 1.4, 2.5]),
+    (F.adjust_contrast, [0.0, 0.6, 1.0, 1.4]),
+    (F.adjust_saturation, [0.0, 0.6, 0.95, 1.0, 1.4, 2.5]),
+    (F.adjust_hue, [-0.5, -0.1, -1 / 255, 0.0, 1 / 255, 0.07, 0.1, 0.5]),
+]
+
+
+def colour_step_crcs(rgb):
+    """Every step of the jitter and the gray, on all colours at once."""
+    crcs = [(step, factor, crc(F_step(rgb, factor).tobytes())) for step, (F_step, factors) in enumerate(COLOUR_STEPS) for factor in factors]
+    gray = crc(F.rgb_to_grayscale(rgb, num_output_channels=3).tobytes())
+    return crcs + [(len(COLOUR_STEPS), 0.0, gray)]
+
+
+def blurs():
+    """(kind, width, height, radius, sigma) and the blurred picture."""
+    for kind, radius, sigma in [(0, 1, 0.1), (1, 1, 0.7), (2, 2, 2.0), (3, 4, 1.1), (4, 11, 2.0), (5, 11, 0.5), (6, 1, 2.0), (7, 0, 1.0)]:
+        width, height = (41, 24) if kind % 2 == 0 else (24, 33)
+        kernel = 2 * radius + 1
+        yield (kind, width, height, radius, sigma), F.gaussian_blur(picture(kind, width, height), [kernel, kernel], [sigma, sigma])
+
+
 def axis_crcs():
     """Rows and columns of every length up to 256, resized to 32."""
     rows = []
@@ -140,6 +163,16 @@ def make(out_dir):
     rgb = Image.fromarray(colours, "RGB")
     conversions = [rgb.convert("HSV"), Image.fromarray(colours, "HSV").convert("RGB"), rgb.convert("L")]
     tensors["conversion_crcs"] = np.array([crc(image.tobytes()) for image in conversions], dtype=np.int64)
+    step_crcs = colour_step_crcs(rgb)
+    tensors["colour_steps"] = np.array([(step, factor) for step, factor, _ in step_crcs], dtype=np.float64)
+    tensors["colour_step_crcs"] = np.array([crc for _, _, crc in step_crcs], dtype=np.int64)
+    for number, (case, image) in enumerate(blurs()):
+        tensors[f"blur.{number}.case"] = np.array(case, dtype=np.float64)
+        tensors[f"blur.{number}.bytes"] = np.asarray(image)
+    bytes_ = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16), "L")
+    thresholds = [0, 1, 100, 128, 255]
+    tensors["solarize_thresholds"] = np.array(thresholds, dtype=np.int64)
+    tensors["solarize_crcs"] = np.array([crc(F.solarize(bytes_, t).tobytes()) for t in thresholds], dtype=np.int64)
     pairs = np.arange(1 << 16).reshape(256, 256)
     first, second = (Image.fromarray(side.astype(np.uint8), "L") for side in (pairs >> 8, pairs & 255))
     factors = [0.0, 1.0, 0.9, 2.5, 1e-3] + [float(torch.empty(1).uniform_(0.6, 1.4)) for _ in range(43)]

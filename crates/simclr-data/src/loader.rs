@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use simclr_ops::{
-    augment::{Augmenter, Picture},
-    random::stream,
-};
+use simclr_ops::{augment::Augmenter, random::stream};
 
 use crate::{DataError, Pictures, TrainTransform, prefetch::Prefetch};
 
@@ -167,25 +164,21 @@ struct BatchMaker {
 impl BatchMaker {
     fn make(&self, batch: usize) -> Result<PairBatch, DataError> {
         let indices = self.order[batch * self.batch..][..self.batch].to_vec();
-        let side = self.transform.size() as usize;
-        let numbers = 3 * side * side;
-        let mut left = vec![0.0f32; indices.len() * numbers];
-        let mut right = left.clone();
+        let side = self.transform.size();
+        let numbers = indices.len() * 3 * (side * side) as usize;
+        let mut views = [Vec::with_capacity(numbers), Vec::with_capacity(numbers)];
         let mut augmenter = Augmenter::new();
-        let mut pixels = Picture::filled(1, 1, [0; 3]);
-        for ((&index, left), right) in
-            indices.iter().zip(left.chunks_exact_mut(numbers)).zip(right.chunks_exact_mut(numbers))
-        {
+        for &index in &indices {
             let picture = self.set.picture(index)?;
-            for (view, out) in [left, right].into_iter().enumerate() {
-                let (width, height) = (picture.width(), picture.height());
+            let (width, height) = (picture.width(), picture.height());
+            for (view, out) in views.iter_mut().enumerate() {
                 let parameters = self.transform.parameters(width, height, self.epoch, index as u64, view as u32);
-                augmenter.view_into(&picture, &parameters, side as u32, side as u32, &mut pixels);
-                self.transform.write_tensor(&pixels, out);
+                self.transform.append(augmenter.planes(&picture, &parameters, side, side), out);
             }
         }
+        let [left, right] = views;
         let labels = indices.iter().map(|&index| self.set.label(index)).collect();
-        let shape = (indices.len(), 3, side, side);
+        let shape = (indices.len(), 3, side as usize, side as usize);
         let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu);
         Ok(PairBatch { left: tensor(left)?, right: tensor(right)?, labels, indices })
     }

@@ -1,7 +1,7 @@
 //! From bytes to the numbers that a network sees.
 
 use serde::{Deserialize, Serialize};
-use simclr_ops::augment::Picture;
+use simclr_ops::augment::{Picture, Planes};
 
 use crate::DataError;
 
@@ -59,6 +59,13 @@ impl NormalizationTable {
             }
         }
     }
+
+    /// Appends a picture that is in planes already.
+    pub(crate) fn append(&self, planes: &Planes, out: &mut Vec<f32>) {
+        for (plane, table) in planes.channels().into_iter().zip(self.0.iter()) {
+            out.extend(plane.iter().map(|&byte| table[usize::from(byte)]));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +78,11 @@ mod tests {
         let picture = Picture::new(2, 1, vec![0, 255, 51, 255, 0, 102]).unwrap();
         let mut out = [0.0; 6];
         table.write(&picture, &mut out);
-        assert_eq!(out, [-1.0, 1.0, 1.0, 0.0, 0.0, (102.0f32 / 255.0 - 0.2) / 0.1]);
+        let expected = [-1.0, 1.0, 1.0, 0.0, 0.0, (102.0f32 / 255.0 - 0.2) / 0.1];
+        assert_eq!(out, expected);
+        let mut appended = vec![7.0];
+        table.append(&Planes::from(&picture), &mut appended);
+        assert_eq!(appended, [&[7.0], &expected[..]].concat());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::DataError;
 
 /// The distribution of views. The default is the course's: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`,
-/// `RandomApply([ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)`, `RandomGrayscale(p=0.2)`, in this order.
+/// `RandomApply([ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)`, `RandomGrayscale(p=0.2)`, in this order; blur and solarization,
+/// which it has not, come last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
@@ -27,6 +28,14 @@ pub struct Recipe {
     pub hue: f64,
     /// How often the view loses its colours.
     pub grayscale_probability: f64,
+    /// How often the view is blurred; 0.5 in the paper's recipe for ImageNet, never in the one for CIFAR-10.
+    pub blur_probability: f64,
+    /// Least and greatest deviation of the Gaussian, in pixels of the view.
+    pub blur_sigma: [f64; 2],
+    /// How often the light channels turn into their negative; no recipe of SimCLR does it, BYOL's second view does.
+    pub solarize_probability: f64,
+    /// From which byte on.
+    pub solarize_threshold: u8,
 }
 
 impl Default for Recipe {
@@ -41,6 +50,10 @@ impl Default for Recipe {
             saturation: 0.4,
             hue: 0.1,
             grayscale_probability: 0.2,
+            blur_probability: 0.0,
+            blur_sigma: [0.1, 2.0],
+            solarize_probability: 0.0,
+            solarize_threshold: 128,
         }
     }
 }
@@ -54,10 +67,13 @@ impl Recipe {
         };
         range("recipe.crop_scale", self.crop_scale, 1.0, "two numbers with 0 < least <= greatest <= 1")?;
         range("recipe.crop_ratio", self.crop_ratio, f64::MAX, "two finite numbers with 0 < least <= greatest")?;
+        range("recipe.blur_sigma", self.blur_sigma, f64::MAX, "two finite numbers with 0 < least <= greatest")?;
         for (field, probability) in [
             ("recipe.flip_probability", self.flip_probability),
             ("recipe.jitter_probability", self.jitter_probability),
             ("recipe.grayscale_probability", self.grayscale_probability),
+            ("recipe.blur_probability", self.blur_probability),
+            ("recipe.solarize_probability", self.solarize_probability),
         ] {
             check((0.0..=1.0).contains(&probability), field, probability.to_string(), "a probability from 0 to 1")?;
         }
@@ -84,7 +100,7 @@ mod tests {
     fn every_wrong_field_is_named() {
         Recipe::default().validate().unwrap();
         type Break = fn(&mut Recipe);
-        let cases: [(&str, Break); 14] = [
+        let cases: [(&str, Break); 17] = [
             ("recipe.crop_scale is [0, 1], expected two numbers with 0 < least <= greatest <= 1", |r| {
                 r.crop_scale[0] = 0.0
             }),
@@ -96,6 +112,9 @@ mod tests {
             ("recipe.flip_probability is 1.5, expected a probability from 0 to 1", |r| r.flip_probability = 1.5),
             ("recipe.jitter_probability is -0.1", |r| r.jitter_probability = -0.1),
             ("recipe.grayscale_probability is NaN", |r| r.grayscale_probability = f64::NAN),
+            ("recipe.blur_probability is 2", |r| r.blur_probability = 2.0),
+            ("recipe.blur_sigma is [0, 2], expected two finite numbers", |r| r.blur_sigma[0] = 0.0),
+            ("recipe.solarize_probability is -1", |r| r.solarize_probability = -1.0),
             ("recipe.brightness is -1, expected a finite number from 0 up", |r| r.brightness = -1.0),
             ("recipe.contrast is inf", |r| r.contrast = f64::INFINITY),
             ("recipe.saturation is NaN", |r| r.saturation = f64::NAN),

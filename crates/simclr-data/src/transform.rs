@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use simclr_ops::{
-    augment::{Adjustment, Augmenter, Crop, Jitter, Picture, ViewParameters},
+    augment::{Adjustment, Augmenter, Crop, Jitter, Picture, Planes, ViewParameters},
     random::{Stream, stream},
 };
 
@@ -10,6 +10,9 @@ use crate::{DataError, Normalization, Recipe, normalization::NormalizationTable}
 
 /// Marks the streams of views: the upper half of the third counter (the lower half counts the views of a picture).
 const VIEW: u64 = u64::from_be_bytes(*b"view\0\0\0\0");
+
+/// Marks the streams of blur and solarization in the same way: apart, so that a recipe without them draws as it always did.
+const LATE: u64 = u64::from_be_bytes(*b"late\0\0\0\0");
 
 /// How often a crop is drawn anew because it does not fit, before the middle of the picture is taken.
 const CROP_TRIES: usize = 10;
@@ -75,7 +78,8 @@ impl TrainTransform {
     /// Draws what happens to picture `index`, of `width` × `height` pixels, in `epoch`, view `view`: a function of these and
     /// the seed.
     ///
-    /// The crop, the flip and the gray are drawn before the jitter, so that switching the jitter off changes nothing else.
+    /// The crop, the flip and the gray are drawn before the jitter, so that switching the jitter off changes nothing else; blur
+    /// and solarization are drawn from a stream of their own.
     ///
     /// # Panics
     /// If a side is 0.
@@ -87,7 +91,21 @@ impl TrainTransform {
         let flip = draws.uniform() < recipe.flip_probability;
         let grayscale = draws.uniform() < recipe.grayscale_probability;
         let jitter = (draws.uniform() < recipe.jitter_probability).then(|| draw_jitter(&mut draws, recipe));
-        ViewParameters { crop, flip, jitter, grayscale }
+        let (blur, solarize) = self.late_parameters([epoch, index, LATE | u64::from(view)]);
+        ViewParameters { crop, flip, jitter, grayscale, blur, solarize }
+    }
+
+    /// The deviation of a blur and the threshold of a solarization.
+    fn late_parameters(&self, counters: [u64; 3]) -> (Option<f64>, Option<u8>) {
+        let recipe = &self.recipe;
+        if recipe.blur_probability == 0.0 && recipe.solarize_probability == 0.0 {
+            return (None, None);
+        }
+        let mut draws = stream(self.seed, counters);
+        let blurs = draws.uniform() < recipe.blur_probability;
+        let sigma = between(&mut draws, recipe.blur_sigma[0], recipe.blur_sigma[1]);
+        let solarizes = draws.uniform() < recipe.solarize_probability;
+        (blurs.then_some(sigma), solarizes.then_some(recipe.solarize_threshold))
     }
 
     /// The view that `parameters` describe.
@@ -109,6 +127,11 @@ impl TrainTransform {
     /// If `out` has not three numbers per pixel.
     pub fn write_tensor(&self, view: &Picture, out: &mut [f32]) {
         self.table.write(view, out);
+    }
+
+    /// Appends a view in planes as normalised numbers, in the same order.
+    pub(crate) fn append(&self, view: &Planes, out: &mut Vec<f32>) {
+        self.table.append(view, out);
     }
 
     /// The view as a normalised tensor.

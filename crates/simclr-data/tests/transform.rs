@@ -188,6 +188,19 @@ fn without_jitter_everything_else_stays() {
 }
 
 #[test]
+fn blur_and_solarization_are_drawn_apart() {
+    let recipe = Recipe { blur_probability: 0.5, solarize_probability: 0.2, ..Recipe::default() };
+    let (with, without) = (draws(&with_recipe(recipe), 20_000), draws(&with_recipe(Recipe::default()), 20_000));
+    assert_uniform(&with.iter().filter_map(|p| p.blur).collect::<Vec<_>>(), 0.1, 2.0);
+    assert_share(with.iter().filter(|p| p.blur.is_some()).count(), with.len(), 0.5);
+    assert_share(with.iter().filter(|p| p.solarize == Some(128)).count(), with.len(), 0.2);
+    assert_share(with.iter().filter(|p| p.blur.is_some() && p.solarize.is_some()).count(), with.len(), 0.1);
+    for (with, without) in with.into_iter().zip(without) {
+        assert_eq!(ViewParameters { blur: None, solarize: None, ..with }, without);
+    }
+}
+
+#[test]
 fn wrong_settings_are_refused_by_name() {
     let wrong = Recipe { flip_probability: 2.0, ..Recipe::default() };
     let error = TrainTransform::new(wrong, 32, Normalization::CIFAR10, 0).unwrap_err();

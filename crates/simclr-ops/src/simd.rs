@@ -4,6 +4,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::product::Instructions;
+
 /// Elements per task of an element-wise pass over all threads: small enough to balance, large enough to hide the dispatch.
 pub(crate) const CHUNK: usize = 1 << 15;
 
@@ -13,6 +15,26 @@ pub(crate) const CHUNK: usize = 1 << 15;
 #[inline(always)]
 pub(crate) fn simd<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
+}
+
+/// [`simd`] with the instructions that are asked for, or the best below them where this CPU lacks a part of them.
+#[inline(always)]
+pub(crate) fn simd_with<R>(instructions: Instructions, body: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let (Instructions::Avx512, Some(simd)) = (instructions, pulp::x86::V4::try_new()) {
+            return simd.vectorize(body);
+        }
+        if let (Instructions::Avx2 | Instructions::Avx512, Some(simd)) = (instructions, pulp::x86::V3::try_new()) {
+            return simd.vectorize(body);
+        }
+        body()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = instructions;
+        simd(body)
+    }
 }
 
 /// Runs `body` with the vectors of the best instruction set of this CPU: where a loop would not be made into vectors by itself.

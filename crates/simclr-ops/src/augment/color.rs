@@ -47,6 +47,13 @@ pub fn grayscale(picture: &mut Picture) {
     }
 }
 
+/// Turns bytes of at least `threshold` into their negative, in place (torchvision's `solarize`; PIL's `ImageOps.solarize`).
+pub fn solarize(picture: &mut Picture, threshold: u8) {
+    for byte in picture.pixels_mut() {
+        *byte = if *byte < threshold { *byte } else { 255 - *byte };
+    }
+}
+
 /// A blend with one gray is one function of 256 values.
 fn blend_with_gray(picture: &mut Picture, gray: u8, factor: f64) {
     let factor = factor as f32;

@@ -1,5 +1,7 @@
 //! What one view does to a picture: plain numbers, sampled elsewhere.
 
+use super::Picture;
+
 /// Everything that is drawn for one view, in the order in which it is applied.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ViewParameters {
@@ -11,6 +13,10 @@ pub struct ViewParameters {
     pub jitter: Option<Jitter>,
     /// Whether the view loses its colours.
     pub grayscale: bool,
+    /// The deviation of a Gaussian blur in pixels, above 0, if this view is blurred; its kernel follows the height of the view.
+    pub blur: Option<f64>,
+    /// From which byte on channels turn into their negative, if this view is solarized.
+    pub solarize: Option<u8>,
 }
 
 /// A rectangle of pixels inside a picture.
@@ -61,7 +67,26 @@ impl Adjustment {
     pub const ALL: [Self; 4] = [Self::Brightness, Self::Contrast, Self::Saturation, Self::Hue];
 }
 
+impl Jitter {
+    /// What is drawn for one of the steps.
+    pub fn factor(&self, adjustment: Adjustment) -> Option<f64> {
+        match adjustment {
+            Adjustment::Brightness => self.brightness,
+            Adjustment::Contrast => self.contrast,
+            Adjustment::Saturation => self.saturation,
+            Adjustment::Hue => self.hue,
+        }
+    }
+}
+
 impl Crop {
+    /// # Panics
+    /// If the crop is empty or reaches beyond `picture`.
+    pub(super) fn check(self, picture: &Picture) {
+        let (width, height) = (picture.width(), picture.height());
+        assert!(self.fits(width, height), "{self:?} has no pixel or lies outside of a picture of {width} × {height}");
+    }
+
     /// The whole of a picture.
     pub fn whole(width: u32, height: u32) -> Self {
         Self { left: 0, top: 0, width, height }

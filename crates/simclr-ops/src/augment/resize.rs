@@ -11,12 +11,12 @@
 use super::{Crop, Picture};
 
 /// Fractional bits of a weight: 32 minus 8 for the pixel and 2 for filters that overshoot (PIL's `PRECISION_BITS`).
-const WEIGHT_BITS: u32 = 22;
-const HALF: i32 = 1 << (WEIGHT_BITS - 1);
+pub(super) const WEIGHT_BITS: u32 = 22;
+pub(super) const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// The weights of one axis.
 #[derive(Debug, Default)]
-struct Weights {
+pub(super) struct Weights {
     /// For every output position the first input position and where its weights end in `values`.
     spans: Vec<Span>,
     values: Vec<i32>,
@@ -32,7 +32,7 @@ struct Span {
 
 impl Weights {
     /// Fills in the weights that take `input` pixels to `output`.
-    fn set(&mut self, input: usize, output: usize) {
+    pub(super) fn set(&mut self, input: usize, output: usize) {
         self.spans.clear();
         self.values.clear();
         let scale = input as f64 / output as f64;
@@ -48,18 +48,25 @@ impl Weights {
                 let distance = ((x as f64 - center + 0.5) * steepness).abs();
                 if distance < 1.0 { 1.0 - distance } else { 0.0 }
             }));
+            let begin = self.values.len();
             // From left to right, as PIL adds: the order decides the last bit.
             let sum: f64 = self.triangle.iter().fold(0.0, |sum, weight| sum + weight);
             self.values.extend(self.triangle.iter().map(|weight| {
                 let normalised = if sum == 0.0 { *weight } else { weight / sum };
                 (0.5 + normalised * f64::from(1 << WEIGHT_BITS)) as i32
             }));
-            self.spans.push(Span { start, end_of_values: self.values.len() });
+            // Weights of 0 at either end, as of a pixel just under the foot of the triangle, change no sum.
+            while self.values.len() > begin && self.values.last() == Some(&0) {
+                self.values.pop();
+            }
+            let leading = self.values[begin..].iter().take_while(|&&weight| weight == 0).count();
+            self.values.drain(begin..begin + leading);
+            self.spans.push(Span { start: start + leading, end_of_values: self.values.len() });
         }
     }
 
     /// For every output position: the first input position and the weights from there.
-    fn positions(&self) -> impl Iterator<Item = (usize, &[i32])> {
+    pub(super) fn positions(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let mut begin = 0;
         self.spans.iter().map(move |span| {
             let weights = &self.values[begin..span.end_of_values];
@@ -89,12 +96,7 @@ impl Resizer {
     /// # Panics
     /// As [`resized_crop`].
     pub fn resized_crop(&mut self, picture: &Picture, crop: Crop, width: u32, height: u32, out: &mut Picture) {
-        assert!(
-            crop.fits(picture.width(), picture.height()),
-            "{crop:?} has no pixel or lies outside of a picture of {} × {}",
-            picture.width(),
-            picture.height()
-        );
+        crop.check(picture);
         assert!(width > 0 && height > 0, "cannot resize to {width} × {height} pixels");
         out.reshape(width, height);
         let (width, height) = (width as usize, height as usize);
@@ -163,37 +165,37 @@ impl Resizer {
 
 /// Whether Pillow 13 begins with the vertical pass, for sizes as (width, height): where rows go, and more than twice as many
 /// as columns.
-fn vertical_first(from: (usize, usize), to: (usize, usize)) -> bool {
+pub(super) fn vertical_first(from: (usize, usize), to: (usize, usize)) -> bool {
     from.1 > to.1 && 2 * from.0 + to.1 < 2 * to.0 + from.1
 }
 
 /// Rows of pixels, one every `stride` bytes.
 #[derive(Debug, Clone, Copy)]
-struct Rows<'a> {
-    bytes: &'a [u8],
-    stride: usize,
-    width: usize,
-    height: usize,
+pub(super) struct Rows<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) stride: usize,
+    pub(super) width: usize,
+    pub(super) height: usize,
 }
 
 impl<'a> Rows<'a> {
-    fn of_crop(picture: &'a Picture, crop: Crop) -> Self {
+    pub(super) fn of_crop(picture: &'a Picture, crop: Crop) -> Self {
         let stride = 3 * picture.width() as usize;
         let first = crop.top as usize * stride + 3 * crop.left as usize;
         let (width, height) = (crop.width as usize, crop.height as usize);
         Self { bytes: &picture.pixels()[first..], stride, width, height }
     }
 
-    fn packed(bytes: &'a [u8], width: usize) -> Self {
+    pub(super) fn packed(bytes: &'a [u8], width: usize) -> Self {
         Self { bytes, stride: 3 * width, width, height: bytes.len() / (3 * width) }
     }
 
     /// The rows from `start` on.
-    fn below(self, start: usize) -> Self {
+    pub(super) fn below(self, start: usize) -> Self {
         Self { bytes: &self.bytes[start * self.stride..], height: self.height - start, ..self }
     }
 
-    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         self.bytes.chunks(self.stride).take(self.height).map(move |row| &row[..3 * self.width])
     }
 }
