@@ -14,7 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.numpy import save_file
-from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 from torchvision.transforms import functional as F
 
 CASES = 320
@@ -122,6 +122,14 @@ def blurs():
         yield (kind, width, height, radius, sigma), F.gaussian_blur(picture(kind, width, height), [kernel, kernel], [sigma, sigma])
 
 
+def middles():
+    """Pictures as the networks of ImageNet are tested: (width, height, size) and the pixels."""
+    for width, height, size in [(47, 61, 24), (61, 47, 24), (30, 30, 24), (24, 24, 21), (100, 33, 32), (12, 12, 20)]:
+        y, x, c = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
+        image = Image.fromarray(((x * 7 + y * 13 + x * y + c * 50) % 256).astype(np.uint8), "RGB")
+        yield (width, height, size), Compose([Resize(size + size // 7), CenterCrop(size)])(image)
+
+
 def axis_crcs():
     """Rows and columns of every length up to 256, resized to 32."""
     rows = []
@@ -169,6 +177,9 @@ def make(out_dir):
     for number, (case, image) in enumerate(blurs()):
         tensors[f"blur.{number}.case"] = np.array(case, dtype=np.float64)
         tensors[f"blur.{number}.bytes"] = np.asarray(image)
+    for number, (case, image) in enumerate(middles()):
+        tensors[f"middle.{number}.case"] = np.array(case, dtype=np.int64)
+        tensors[f"middle.{number}.bytes"] = np.asarray(image)
     bytes_ = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16), "L")
     thresholds = [0, 1, 100, 128, 255]
     tensors["solarize_thresholds"] = np.array(thresholds, dtype=np.int64)

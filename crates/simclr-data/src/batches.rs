@@ -1,4 +1,4 @@
-//! A set once through: in order and unchanged for evaluation, or shuffled and augmented.
+//! A set once through: in order and without chance for evaluation, or shuffled and augmented.
 
 use candle_core::{Device, Tensor};
 
@@ -70,7 +70,7 @@ enum Transform<'a> {
 impl Transform<'_> {
     fn view(&self, index: usize, picture: Picture) -> Picture {
         match self {
-            Self::Test(_) => picture,
+            Self::Test(transform) => transform.pixels(picture),
             Self::Train { transform, epoch } => transform.view(&picture, *epoch, index as u64, 0),
         }
     }

@@ -86,6 +86,24 @@ pub enum DataError {
         /// Which picture.
         index: usize,
     },
+    /// A choice of labels that the set does not have.
+    #[error("labels {choice} of {name}: found {found}, and not one is chosen or a class has too few")]
+    Labels {
+        /// The set.
+        name: String,
+        /// What was asked for.
+        choice: crate::Labels,
+        /// What there is.
+        found: String,
+    },
+    /// Not a picture has a label, and labels were needed.
+    #[error("{name} has {len} pictures and not one label")]
+    NoLabels {
+        /// The set.
+        name: String,
+        /// How many pictures it has.
+        len: usize,
+    },
     /// A setting that cannot be.
     #[error("{field} is {found}, expected {expected}")]
     Setting {

@@ -26,6 +26,7 @@
 mod batches;
 mod cifar;
 mod error;
+mod labels;
 mod loader;
 mod normalization;
 mod pair;
@@ -39,6 +40,7 @@ mod transform;
 pub use batches::{Batch, Batches, augmented_batches, batches};
 pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
+pub use labels::Labels;
 pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
 pub use normalization::Normalization;
 pub use pair::CifarPair;

@@ -146,24 +146,39 @@ impl TrainTransform {
     }
 }
 
-/// Pictures as they are, normalised.
+/// Pictures without chance, normalised: as they are, or their middle in one size.
 #[derive(Debug, Clone)]
 pub struct TestTransform {
+    size: Option<u32>,
     normalization: Normalization,
     table: NormalizationTable,
 }
 
 /// The course's test transform: to numbers, normalised for CIFAR-10.
 pub fn compute_test_transform() -> TestTransform {
-    TestTransform::new(Normalization::CIFAR10).expect("the course's normalization is valid")
+    TestTransform::new(None, Normalization::CIFAR10).expect("the course's normalization is valid")
 }
 
 impl TestTransform {
+    /// Pictures as they are, or of `size` × `size` pixels.
+    ///
+    /// Pictures of that size stay as they are. Of others the middle is taken, as the networks of ImageNet are tested: resized so
+    /// that the shorter side is 8/7 of `size` (256 for 224), then cut out (torchvision's `Resize` and `CenterCrop` on PIL
+    /// pictures, to the bit).
+    ///
     /// # Errors
-    /// [`DataError::Setting`] if a deviation is not above 0 or a number is not finite.
-    pub fn new(normalization: Normalization) -> Result<Self, DataError> {
+    /// [`DataError::Setting`] if the size is 0, a deviation is not above 0 or a number is not finite.
+    pub fn new(size: Option<u32>, normalization: Normalization) -> Result<Self, DataError> {
         normalization.validate()?;
-        Ok(Self { normalization, table: normalization.table() })
+        if size == Some(0) {
+            return Err(DataError::Setting { field: "size", found: "0".into(), expected: "at least 1 pixel" });
+        }
+        Ok(Self { size, normalization, table: normalization.table() })
+    }
+
+    /// Width and height of what comes out, if it is fixed.
+    pub fn size(&self) -> Option<u32> {
+        self.size
     }
 
     /// How bytes become numbers.
@@ -171,12 +186,20 @@ impl TestTransform {
         self.normalization
     }
 
-    /// Writes a picture as normalised numbers: three planes, red, green, blue, each row by row.
+    /// The pixels that are normalised.
+    pub fn pixels(&self, picture: Picture) -> Picture {
+        match self.size {
+            Some(size) if (picture.width(), picture.height()) != (size, size) => middle(&picture, size),
+            _ => picture,
+        }
+    }
+
+    /// Writes pixels as normalised numbers: three planes, red, green, blue, each row by row.
     ///
     /// # Panics
     /// If `out` has not three numbers per pixel.
-    pub fn write_tensor(&self, picture: &Picture, out: &mut [f32]) {
-        self.table.write(picture, out);
+    pub fn write_tensor(&self, pixels: &Picture, out: &mut [f32]) {
+        self.table.write(pixels, out);
     }
 
     /// The picture as a normalised tensor.
@@ -187,8 +210,28 @@ impl TestTransform {
     /// # Errors
     /// [`DataError::Tensor`] from candle.
     pub fn tensor(&self, picture: &Picture) -> Result<Tensor, DataError> {
-        tensor(&self.table, picture)
+        tensor(&self.table, &self.pixels(picture.clone()))
     }
+}
+
+/// torchvision's `Resize(size * 8 // 7)` and `CenterCrop(size)`.
+fn middle(picture: &Picture, size: u32) -> Picture {
+    let (width, height) = resized_sides(picture.width(), picture.height(), size + size / 7);
+    let parameters =
+        |crop| ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None };
+    let mut augmenter = Augmenter::new();
+    let whole = Crop::whole(picture.width(), picture.height());
+    let resized = augmenter.view(picture, &parameters(whole), width, height);
+    // Python rounds halves to even.
+    let start = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
+    let crop = Crop { left: start(width), top: start(height), width: size, height: size };
+    augmenter.view(&resized, &parameters(crop), size, size)
+}
+
+/// The sides of a picture resized so that the shorter one is `shorter` (torchvision's `Resize`, which cuts the longer one).
+fn resized_sides(width: u32, height: u32, shorter: u32) -> (u32, u32) {
+    let long = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
+    if width <= height { (shorter, long(height, width)) } else { (long(width, height), shorter) }
 }
 
 fn tensor(table: &NormalizationTable, picture: &Picture) -> Result<Tensor, DataError> {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use simclr_data::{
-    Adjustment, Crop, DataError, Normalization, Picture, Recipe, TrainTransform, ViewParameters,
+    Adjustment, Crop, DataError, Normalization, Picture, Recipe, TestTransform, TrainTransform, ViewParameters,
     compute_test_transform, compute_train_transform,
 };
 
@@ -211,10 +211,41 @@ fn wrong_settings_are_refused_by_name() {
     assert!(matches!(TrainTransform::new(Recipe::default(), 32, flat, 0), Err(DataError::Setting { .. })));
 }
 
+fn golden() -> std::collections::HashMap<String, candle_core::Tensor> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/augment.safetensors");
+    candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_middle_is_torchvisions() {
+    let golden = golden();
+    for number in 0..6 {
+        let case: Vec<i64> = golden[&format!("middle.{number}.case")].to_vec1().unwrap();
+        let expected: Vec<u8> = golden[&format!("middle.{number}.bytes")].flatten_all().unwrap().to_vec1().unwrap();
+        let [width, height, size] = case[..] else { panic!("three numbers describe a case") };
+        let positions = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        let bytes = positions.flat_map(|(x, y)| (0..3).map(move |c| ((x * 7 + y * 13 + x * y + c * 50) % 256) as u8));
+        let picture = Picture::new(width as u32, height as u32, bytes.collect()).unwrap();
+        let transform = TestTransform::new(Some(size as u32), Normalization::CIFAR10).unwrap();
+        let middle = transform.pixels(picture);
+        assert_eq!((middle.width(), middle.height()), (size as u32, size as u32));
+        assert_eq!(middle.pixels(), expected, "case {case:?}");
+    }
+}
+
+#[test]
+fn pictures_of_the_size_stay_and_a_batch_may_mix_others() {
+    let transform = TestTransform::new(Some(32), Normalization::CIFAR10).unwrap();
+    let picture = Picture::new(32, 32, (0..3072).map(|n| (n % 251) as u8).collect()).unwrap();
+    assert_eq!(transform.pixels(picture.clone()), picture);
+    assert_eq!(transform.tensor(&Picture::filled(50, 90, [9; 3])).unwrap().dims(), [3, 32, 32]);
+    let error = TestTransform::new(Some(0), Normalization::CIFAR10).unwrap_err();
+    assert_eq!(error.to_string(), "size is 0, expected at least 1 pixel");
+}
+
 #[test]
 fn bytes_become_torchvisions_numbers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/augment.safetensors");
-    let golden = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    let golden = golden();
     let expected: Vec<f32> = golden["normalized"].flatten_all().unwrap().to_vec1().unwrap();
     let ramp = Picture::new(256, 1, (0..=255).flat_map(|byte| [byte; 3]).collect()).unwrap();
     for tensor in [compute_test_transform().tensor(&ramp).unwrap(), compute_train_transform(0).tensor(&ramp).unwrap()] {
