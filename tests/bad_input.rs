@@ -71,6 +71,12 @@ fn the_command_line_itself() {
         ("bench step --steps 0", "--steps is 0, expected at least 1"),
         ("bench infer --steps 0", "--steps is 0, expected at least 1"),
         ("bench augment --size 0", "--size is 0, expected at least 1"),
+        ("augment --out never.png --pictures 0", "--pictures is 0, expected a number from 1 to 100"),
+        ("augment --out never.png --views 101", "--views is 101, expected a number from 1 to 100"),
+        ("augment --out never.png --first 10000", "--first is 10000, but shapes has 10000 pictures"),
+        ("augment --out never.png --size 5000", "--size is 5000, expected a number of pixels from 1 to 4096"),
+        ("augment --out never.png --min-crop 0", "recipe.crop_scale is [0, 1]"),
+        ("augment --out never.png --blur 2", "recipe.blur_probability is 2, expected a probability from 0 to 1"),
         ("bench augment --threads 0", "--threads is 0, expected at least 1"),
     ] {
         let ended = run(typed);

@@ -38,13 +38,17 @@ fn linear_reads_classes_from_a_run() {
         assert!(0.0 < number(result, "top1") && number(result, "top1") < number(result, "top5"), "{result}");
         assert_eq!(result["epochs"].as_array().unwrap().len(), 3);
     }
-    assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&out).unwrap()).unwrap(), object);
+    let mut written: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    let first_half: Vec<u64> = (0..128).collect();
+    assert_eq!(written.as_object_mut().unwrap().remove("labelled_pictures"), Some(first_half.into()));
+    assert_eq!(written, object);
+    assert_eq!(object["labels_choice"], "50%");
     assert_eq!(fs::read(&weights).unwrap(), before, "an evaluation does not touch the checkpoint");
     assert_eq!(result(&typed)["epochs"], object["epochs"], "the same command gives the same numbers");
 
     let ended = run(&format!("{typed} --no-baselines --threads 1"));
     assert_eq!(ended.status, Some(0), "{}", ended.stderr);
-    let fingerprint = object["encoder_sha256"].as_str().unwrap();
+    let fingerprint = object["encoder_sha256"].as_str().unwrap().to_owned();
     assert!(
         ended.stderr.contains(&format!("trained encoder: frozen, not a bit of it changed (SHA-256 {fingerprint})"))
     );
@@ -55,9 +59,16 @@ fn linear_reads_classes_from_a_run() {
     );
     assert!(!ended.stderr.contains("raw pixels") && ended.stdout.contains("linear on 128 labels"), "{}", ended.stdout);
 
+    let object_of_half = object.clone();
+    let few = format!("{} --no-baselines --labels 3-per-class", typed.replace(" --labels 0.5", ""));
+    let object = result(&format!("{few} --out {}", dir.path().join("few.json").display()));
+    assert_eq!((&object["labels"], &object["labels_choice"]), (&30.into(), &"3-per-class".into()));
+    assert_eq!(result(&few)["epochs"], object["epochs"], "few labels are the same at every call");
+    assert_ne!(result(&format!("{few} --seed 1"))["epochs"], object["epochs"], "another seed draws others");
+
     let course = result(&format!("{typed} --no-baselines --batch-statistics"));
-    assert_eq!(course["encoder_sha256"], object["encoder_sha256"], "what was evaluated is what was loaded");
-    assert_ne!(course["epochs"], object["epochs"], "batch statistics give other features");
+    assert_eq!(course["encoder_sha256"], fingerprint, "what was evaluated is what was loaded");
+    assert_ne!(course["epochs"], object_of_half["epochs"], "batch statistics give other features");
 
     for (flags, parts) in [
         ("--labels 0", ["--labels is 0", "above 0"]),

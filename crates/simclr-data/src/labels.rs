@@ -75,7 +75,7 @@ impl FromStr for Labels {
         let wrong = || DataError::Setting {
             field: "labels",
             found: text.to_owned(),
-            expected: "a share above 0 like 10% or 0.1, or a number of each class like 25-per-class",
+            expected: "a share above 0 and up to 1 like 10% or 0.1, or a number of each class like 25-per-class",
         };
         if let Some(count) = text.strip_suffix("-per-class") {
             return count.parse().ok().filter(|&count| count > 0).map(Self::PerClass).ok_or_else(wrong);

@@ -50,6 +50,7 @@ impl Cli {
             Some(Command::Cs231n(arguments)) => arguments.output,
             Some(Command::Import(arguments)) => arguments.output,
             Some(Command::Export(arguments)) => arguments.output,
+            Some(Command::Augment(arguments)) => arguments.output,
             Some(Command::Bench(command)) => command.output(),
             Some(Command::Fetch(arguments)) => arguments.output,
         }
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Import(ImportArguments),
     /// Write the weights of a checkpoint for other programs
     Export(ExportArguments),
+    /// Draw pictures of a data set beside their augmented views, with the parameters that made them
+    Augment(AugmentArguments),
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -103,6 +106,27 @@ pub(crate) struct DataArguments {
     pub(crate) subset: Option<usize>,
 }
 
+/// What views are; the rest of the recipe is in the settings of a run.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Augmentation")]
+pub(crate) struct AugmentationArguments {
+    /// Least area of a crop, as a share of the picture's [default: 0.08]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) min_crop: Option<f64>,
+    /// Views keep their colours: an ablation that shows the colour shortcut
+    #[arg(long)]
+    pub(crate) no_color_jitter: bool,
+    /// How often a view loses its colours [default: 0.2]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub(crate) grayscale: Option<f64>,
+    /// How often a view is blurred; 0.5 in the paper's recipe for ImageNet [default: 0]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub(crate) blur: Option<f64>,
+    /// How often the light channels of a view turn into their negative [default: 0]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub(crate) solarize: Option<f64>,
+}
+
 /// Where it runs.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Machine")]
@@ -119,15 +143,17 @@ pub(crate) struct MachineArguments {
 pub(crate) struct PretrainArguments {
     #[command(flatten)]
     pub(crate) data: DataArguments,
+    /// Width and height of the views, in pixels [default: the side of the set's pictures]
+    #[arg(long, value_name = "PIXELS", help_heading = "Data")]
+    pub(crate) size: Option<u32>,
     /// How much of the end of the training split the run itself may ask for labels (kNN while training) [default: 0.1]
     ///
     /// These pictures are trained on like the others; only their labels are held out, to choose the best checkpoint
     /// without the test split.
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub(crate) holdout: Option<f64>,
-    /// Views keep their colours: an ablation that shows the colour shortcut
-    #[arg(long, help_heading = "Data")]
-    pub(crate) no_color_jitter: bool,
+    #[command(flatten)]
+    pub(crate) augmentation: AugmentationArguments,
     /// Threads that make views ahead of the training; 0 makes them between its steps [default: 1]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) workers: Option<usize>,
@@ -234,9 +260,10 @@ pub(crate) struct LinearArguments {
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArguments,
-    /// The share of the training pictures, from the first on, whose labels are learned from [default: 0.1]
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
-    pub(crate) labels: Option<f64>,
+    /// The labels that are learned from: the first part of the labelled training pictures (10% or 0.1), or so many of each class
+    /// drawn by --seed (25-per-class) [default: 10%]
+    #[arg(long, value_name = "CHOICE", help_heading = "Data")]
+    pub(crate) labels: Option<String>,
     /// Passes over them [default: 10]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<u64>,
@@ -345,6 +372,37 @@ impl Cs231nArguments {
             ..PretrainArguments::default()
         }
     }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AugmentArguments {
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// Width and height of the views, in pixels [default: the side of the set's pictures]
+    #[arg(long, value_name = "PIXELS", help_heading = "Data")]
+    pub(crate) size: Option<u32>,
+    #[command(flatten)]
+    pub(crate) augmentation: AugmentationArguments,
+    /// What views are drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Augmentation")]
+    pub(crate) seed: Option<u64>,
+    /// The epoch whose views these are
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Augmentation")]
+    pub(crate) epoch: u64,
+    /// The first picture, counted from 0
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sheet")]
+    pub(crate) first: usize,
+    /// Pictures, one in a row
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Sheet")]
+    pub(crate) pictures: usize,
+    /// Views of each; training takes two
+    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Sheet")]
+    pub(crate) views: u32,
+    /// The PNG file to write
+    #[arg(long, value_name = "FILE", help_heading = "Sheet")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use simclr_data::Recipe;
+use simclr_data::{Normalization, Pictures, Recipe, TestTransform, TrainTransform};
 use simclr_model::{Arch, ModelConfig};
 use simclr_ops::Context;
 
 use crate::Usage;
-use crate::cli::PretrainArguments;
+use crate::cli::{AugmentationArguments, PretrainArguments};
 use crate::data_sets::DataSet;
 
 /// Everything that decides the result of a run. Saved with it, and the start of a resumed one.
 ///
 /// Threads and workers are not here: results do not depend on them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// The program that wrote this.
     pub(crate) program: String,
@@ -29,6 +29,10 @@ pub(crate) struct Config {
     /// Only the first pictures of the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subset: Option<usize>,
+    /// Width and height of the views, in pixels.
+    pub(crate) size: u32,
+    /// How bytes become numbers.
+    pub(crate) normalization: Normalization,
     /// The share of the training split whose labels the run may ask for.
     pub(crate) holdout: f64,
     /// The encoder.
@@ -108,6 +112,8 @@ impl Default for Config {
             data: DataSet::Shapes,
             data_dir: PathBuf::from("data"),
             subset: None,
+            size: 32,
+            normalization: Normalization::CIFAR10,
             holdout: 0.1,
             arch: Arch::ResNet18.to_string(),
             width: 64,
@@ -129,6 +135,25 @@ impl Default for Config {
             checkpoint_every: 5,
             augmentation: Recipe::default(),
         }
+    }
+}
+
+/// The largest views: what is larger is no picture for a ResNet, and its batches fill any memory.
+const MAX_SIZE: u32 = 4096;
+const SIZES: &str = "a number of pixels from 1 to 4096";
+
+/// Pictures whose mean and deviation stand for those of their set.
+const MEASURED: usize = 10_000;
+
+/// A recipe of views with what was typed in its place.
+pub(crate) fn recipe(base: Recipe, typed: &AugmentationArguments) -> Recipe {
+    Recipe {
+        crop_scale: [typed.min_crop.unwrap_or(base.crop_scale[0]), base.crop_scale[1]],
+        jitter_probability: if typed.no_color_jitter { 0.0 } else { base.jitter_probability },
+        grayscale_probability: typed.grayscale.unwrap_or(base.grayscale_probability),
+        blur_probability: typed.blur.unwrap_or(base.blur_probability),
+        solarize_probability: typed.solarize.unwrap_or(base.solarize_probability),
+        ..base
     }
 }
 
@@ -166,10 +191,9 @@ impl Config {
         if arguments.init.is_some() {
             self.init.clone_from(&arguments.init);
         }
-        if arguments.no_color_jitter {
-            self.augmentation.jitter_probability = 0.0;
-        }
+        self.augmentation = recipe(self.augmentation, &arguments.augmentation);
         set(&mut self.data_dir, &arguments.data.data_dir);
+        set(&mut self.size, &arguments.size);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
         set(&mut self.width, &arguments.width);
@@ -196,6 +220,7 @@ impl Config {
         let positive =
             |flag, value: f64| check(value.is_finite() && value > 0.0, flag, value, "a finite number above 0");
         check(self.batch >= 2, "--batch", self.batch, "at least 2: the other pictures of a batch are the negatives")?;
+        check((1..=MAX_SIZE).contains(&self.size), "--size", self.size, SIZES)?;
         check(self.epochs > 0, "--epochs", self.epochs, "at least 1")?;
         check(self.width > 0, "--width", self.width, "at least 1")?;
         check(self.feature_dim > 0, "--feature-dim", self.feature_dim, "at least 1")?;
@@ -229,6 +254,36 @@ impl Config {
             return Ok(());
         }
         Err(Usage(format!("{} is a {found}, the settings say {wanted}", path.display())))
+    }
+
+    /// These settings with what the pictures of `train` suggest, where nothing else was typed: the size of the views, and how
+    /// bytes become numbers.
+    ///
+    /// # Errors
+    /// If a picture cannot be had.
+    pub(crate) fn fitted(self, typed_size: Option<u32>, train: &dyn Pictures) -> anyhow::Result<Self> {
+        let normalization = match self.data {
+            // The built-in pictures stand in for those of CIFAR-10.
+            DataSet::Shapes | DataSet::Cifar10 => Normalization::CIFAR10,
+            _ => Normalization::measured(train, MEASURED)?,
+        };
+        Ok(Self { size: typed_size.unwrap_or(self.data.size()), normalization, ..self })
+    }
+
+    /// How views are made.
+    ///
+    /// # Errors
+    /// If a setting of the augmentation cannot be.
+    pub(crate) fn train_transform(&self) -> anyhow::Result<TrainTransform> {
+        Ok(TrainTransform::new(self.augmentation.clone(), self.size, self.normalization, self.seed)?)
+    }
+
+    /// How pictures are evaluated.
+    ///
+    /// # Errors
+    /// If the normalization cannot be.
+    pub(crate) fn test_transform(&self) -> anyhow::Result<TestTransform> {
+        Ok(TestTransform::new(Some(self.size), self.normalization)?)
     }
 
     /// The model that these settings mean.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
-use simclr_data::{Pictures, Split, Subset};
+use simclr_data::{Labels, Pictures, Split, Subset};
 use simclr_eval::LinearConfig;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::Context;
@@ -20,7 +20,7 @@ use crate::config::{self, Config, program};
 use crate::course_report::{self, Findings};
 use crate::data_sets::DataSet;
 use crate::interrupt::Interrupt;
-use crate::linear::LinearTest;
+use crate::linear::{LinearTest, labels};
 use crate::metrics::{self, Event};
 use crate::monitor::Monitor;
 use crate::output::Output;
@@ -116,7 +116,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
         half.len()
     ));
     let path = folder.join("continued");
-    let monitor = Monitor::course(&config, train.clone(), test.clone());
+    let monitor = Monitor::course(&config, train.clone(), test.clone())?;
     let way = (arguments.workers, go_on.as_str());
     let Some((run, state)) = pretrain::stage(&config, &path, &half, monitor, &interrupt, way, output)? else {
         return Ok(Ending::Interrupted);
@@ -133,7 +133,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
         linear_random: linear.encoder(&random, "random", output)?,
         linear_trained: linear.encoder(&trained, "trained", output)?,
         parameters: trained.parameter_count(),
-        multiply_adds: trained.multiply_adds(pretrain::SIZE as usize, pretrain::SIZE as usize),
+        multiply_adds: trained.multiply_adds(experiment.training.size as usize, experiment.training.size as usize),
         train_pictures: train.len(),
         test_pictures: test.len(),
         seconds_per_epoch: state.train_seconds / config.epochs as f64,
@@ -209,6 +209,7 @@ impl Experiment {
                 return Err(Usage(format!("{flag} is 0, expected at least 1")));
             }
         }
+        labels(&self.labels.to_string())?;
         self.training.validate()
     }
 
@@ -219,7 +220,7 @@ impl Experiment {
             seed: self.training.seed,
             ..LinearConfig::COURSE
         };
-        LinearTest::new(train, self.labels, test.clone(), config, self.batch_statistics)
+        LinearTest::new(train, Labels::First(self.labels), test.clone(), &self.training, config, self.batch_statistics)
     }
 
     fn load(folder: &Path) -> anyhow::Result<Option<Self>> {

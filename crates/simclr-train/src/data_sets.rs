@@ -85,6 +85,13 @@ impl DataSet {
         }
     }
 
+    /// The side of its pictures.
+    pub(crate) fn size(self) -> u32 {
+        match self {
+            Self::Shapes | Self::Cifar10 | Self::Cifar100 | Self::Cifar100Coarse => 32,
+        }
+    }
+
     /// Whether its files are in `data_dir`: what the quick preset looks for.
     pub(crate) fn is_present(self, data_dir: &Path) -> bool {
         self.cifar().is_none_or(|set| Cifar::is_in(set, data_dir))

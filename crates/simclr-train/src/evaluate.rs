@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use simclr_data::{Pictures, Subset, TestTransform, compute_test_transform};
+use simclr_data::{Pictures, Subset, TestTransform};
 use simclr_eval::{Features, KnnProtocol, KnnResult};
 use simclr_model::Model;
 
+use crate::config::Config;
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -21,17 +22,20 @@ const HELD_OUT_QUERIES: usize = 1_000;
 pub(crate) struct KnnSets {
     pub(crate) bank: Arc<dyn Pictures>,
     pub(crate) queries: Arc<dyn Pictures>,
+    /// How both become numbers.
+    pub(crate) transform: TestTransform,
 }
 
 impl KnnSets {
     /// The test that training may look at: the end of the training split asks, its beginning answers.
-    pub(crate) fn held_out(train: &Arc<dyn Pictures>, share: f64) -> anyhow::Result<Self> {
+    pub(crate) fn held_out(train: &Arc<dyn Pictures>, config: &Config) -> anyhow::Result<Self> {
         let len = train.len();
-        let held_out = ((len as f64 * share).round() as usize).clamp(1, len - 1);
+        let held_out = ((len as f64 * config.holdout).round() as usize).clamp(1, len - 1);
         let rest = len - held_out;
         Ok(Self {
             bank: Arc::new(Subset::range(train.clone(), 0..rest.min(HELD_OUT_BANK))?),
             queries: Arc::new(Subset::range(train.clone(), rest..rest + held_out.min(HELD_OUT_QUERIES))?),
+            transform: config.test_transform()?,
         })
     }
 
@@ -55,10 +59,11 @@ impl KnnSets {
         title: &str,
         output: &Output,
     ) -> anyhow::Result<Vec<KnnResult>> {
-        let transform = compute_test_transform();
         let mut progress = Progress::new(output, title, (self.bank.len() + self.queries.len()) as u64, 0);
         let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
-            Ok(simclr_eval::embed(&encode, set, &transform, BATCH, |count| progress.advance(count as u64, "pictures"))?)
+            Ok(simclr_eval::embed(&encode, set, &self.transform, BATCH, |count| {
+                progress.advance(count as u64, "pictures")
+            })?)
         };
         let (bank, queries) = (features(self.bank.as_ref())?, features(self.queries.as_ref())?);
         Ok(simclr_eval::knn(&bank, &queries, self.bank.classes().len(), protocols)?)
@@ -83,9 +88,8 @@ impl KnnSets {
 }
 
 /// The pictures of one set as the encoder sees them at evaluation, for callers that time it.
-pub(crate) fn sample_batch(set: &dyn Pictures) -> anyhow::Result<Tensor> {
-    let transform: TestTransform = compute_test_transform();
-    let batch = simclr_data::batches(set, &transform, BATCH.min(set.len())).next();
+pub(crate) fn sample_batch(set: &dyn Pictures, transform: &TestTransform) -> anyhow::Result<Tensor> {
+    let batch = simclr_data::batches(set, transform, BATCH.min(set.len())).next();
     Ok(batch.ok_or_else(|| anyhow::anyhow!("{} has no pictures", set.name()))??.pictures)
 }
 

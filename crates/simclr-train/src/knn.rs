@@ -36,7 +36,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     if split == Split::Train {
         output.say("each training picture finds itself as its nearest neighbour: this is no measure of quality");
     }
-    let sets = KnnSets { bank, queries };
+    let sets = KnnSets { bank, queries, transform: settings.test_transform()? };
     let protocols = sets.protocols(k, temperature, output);
     let results = sets.test_model(&model, &protocols, "embedding", output)?;
 

@@ -3,7 +3,9 @@
 //! The command line goes in as text (`cli`), becomes a validated `config::Config`, and `pretrain` does the work.
 //! Results go to stdout, everything else to stderr.
 
+mod augment;
 mod bench;
+mod caption;
 mod checkpoint;
 mod cli;
 mod config;
@@ -90,6 +92,7 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),
+        Some(Command::Augment(arguments)) => augment::command(arguments, output),
         Some(Command::Bench(command)) => bench::command(command, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use candle_core::DType;
 use serde_json::{Value, json};
-use simclr_data::{Normalization, Pictures, Split, Subset, TrainTransform, compute_test_transform};
+use simclr_data::{Labels, Pictures, Recipe, Split, Subset, TestTransform, TrainTransform};
 use simclr_eval::{
     BatchStatistics, FeatureExtractor, LinearConfig, LinearEvent, LinearResult, RawPixels, Score, linear,
 };
@@ -15,7 +15,6 @@ use simclr_ops::Context;
 use crate::cli::LinearArguments;
 use crate::config::Config;
 use crate::output::Output;
-use crate::pretrain::SIZE;
 use crate::progress::Progress;
 use crate::report::Table;
 use crate::run_folder::write_whole;
@@ -24,36 +23,35 @@ use crate::{Ending, Usage, checkpoint, machine};
 /// The pictures of a linear evaluation and how it is done.
 pub(crate) struct LinearTest {
     train: Arc<dyn Pictures>,
+    /// Where its pictures are in the training split.
+    chosen: Vec<usize>,
     test: Arc<dyn Pictures>,
-    transform: TrainTransform,
+    train_transform: TrainTransform,
+    test_transform: TestTransform,
     config: LinearConfig,
     /// Whether the encoder is left in training mode, as the course does.
     batch_statistics: bool,
 }
 
 impl LinearTest {
-    /// With the labels of the first `share` of `train`.
+    /// With some labels of `train`; pictures become numbers as in `settings`, and views are the course's.
     ///
     /// # Errors
-    /// [`Usage`] if that is not a share, or not a single picture.
+    /// [`Usage`] if `train` has not those labels.
     pub(crate) fn new(
         train: &Arc<dyn Pictures>,
-        share: f64,
+        labels: Labels,
         test: Arc<dyn Pictures>,
+        settings: &Config,
         config: LinearConfig,
         batch_statistics: bool,
     ) -> anyhow::Result<Self> {
-        let labels = (train.len() as f64 * share).round() as usize;
-        if !(share > 0.0 && share <= 1.0) || labels == 0 {
-            let (name, len) = (train.name(), train.len());
-            return Err(Usage(format!(
-                "--labels is {share}, expected a share above 0 and up to 1, and at least one of the {len} pictures of {name}"
-            ))
-            .into());
-        }
-        let transform = TrainTransform::new(simclr_data::Recipe::default(), SIZE, Normalization::CIFAR10, config.seed)?;
-        let train = Arc::new(Subset::first(train.clone(), labels)?);
-        Ok(Self { train, test, transform, config, batch_statistics })
+        let chosen = labels.choose(train.as_ref(), config.seed).map_err(|error| Usage(format!("--{error}")))?;
+        let train_transform =
+            TrainTransform::new(Recipe::default(), settings.size, settings.normalization, config.seed)?;
+        let train = Arc::new(Subset::of(train.clone(), chosen.clone())?);
+        let test_transform = settings.test_transform()?;
+        Ok(Self { train, chosen, test, train_transform, test_transform, config, batch_statistics })
     }
 
     /// Pictures whose labels are learned from.
@@ -100,8 +98,8 @@ impl LinearTest {
                 }
             }
         };
-        let transform = compute_test_transform();
-        let (train, test) = ((self.train.as_ref(), &self.transform), (self.test.as_ref(), &transform));
+        let train = (self.train.as_ref(), &self.train_transform);
+        let test = (self.test.as_ref(), &self.test_transform);
         Ok(linear(extractor, train, test, self.train.classes().len(), &self.config, &mut hear)?)
     }
 }
@@ -109,7 +107,7 @@ impl LinearTest {
 /// Evaluates a checkpoint, with raw pixels and a random encoder beside it.
 pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::Result<Ending> {
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    let Config { data, data_dir, subset, .. } = settings;
+    let Config { data, data_dir, subset, .. } = settings.clone();
     let course = LinearConfig::COURSE;
     let config = LinearConfig {
         epochs: arguments.epochs.unwrap_or(course.epochs),
@@ -129,13 +127,13 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     if config.batch == 0 {
         return Err(Usage("--batch is 0, expected at least 1".into()).into());
     }
+    let labels = labels(arguments.labels.as_deref().unwrap_or("10%"))?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
     let train = data.open(&data_dir, Split::Train, subset, output)?;
     let test = data.open(&data_dir, Split::Test, None, output)?;
-    let share = arguments.labels.unwrap_or(0.1);
-    let test = LinearTest::new(&train, share, test, config, arguments.batch_statistics)?;
+    let test = LinearTest::new(&train, labels, test, &settings, config, arguments.batch_statistics)?;
 
     let mut results = Vec::new();
     if !arguments.no_baselines {
@@ -150,12 +148,16 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     object["data"] = json!(data);
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
+    object["labels_choice"] = json!(labels.to_string());
     object["batch_statistics"] = json!(arguments.batch_statistics);
     for (name, baseline) in &results {
         object[name.replace(' ', "_")] = to_json(baseline);
     }
     results.push(("trained", result));
     if let Some(path) = &arguments.out {
+        // A file has room for the pictures themselves, counted from 0 in the training split.
+        let mut object = object.clone();
+        object["labelled_pictures"] = json!(test.chosen);
         write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
     }
     let percent = |x: f64| format!("{:.2} %", 100.0 * x);
@@ -166,6 +168,14 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     let columns = [format!("{data}, linear on {} labels", test.labels()), "top-1".into(), "top-5".into()];
     output.result(Table { columns: columns.into(), rows: rows.collect() }.text(), &object);
     Ok(Ending::Done)
+}
+
+/// What `--labels` means.
+///
+/// # Errors
+/// [`Usage`] if it means nothing.
+pub(crate) fn labels(typed: &str) -> Result<Labels, Usage> {
+    typed.parse().map_err(|error| Usage(format!("--{error}")))
 }
 
 /// A result as `--json` prints it: the last epoch's, and all of them.

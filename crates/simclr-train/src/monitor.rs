@@ -23,14 +23,14 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// The end of the training split asks, its beginning answers: the test split stays unseen.
     pub(crate) fn held_out(config: &Config, train: &Arc<dyn Pictures>) -> anyhow::Result<Self> {
-        let sets = KnnSets::held_out(train, config.holdout)?;
+        let sets = KnnSets::held_out(train, config)?;
         Ok(Self::new(config, sets, config.knn_every, false))
     }
 
     /// The course's: the whole training split answers the test split after every epoch, and so the best checkpoint is chosen
     /// on the test split.
-    pub(crate) fn course(config: &Config, bank: Arc<dyn Pictures>, queries: Arc<dyn Pictures>) -> Self {
-        Self::new(config, KnnSets { bank, queries }, 1, true)
+    pub(crate) fn course(config: &Config, bank: Arc<dyn Pictures>, queries: Arc<dyn Pictures>) -> anyhow::Result<Self> {
+        Ok(Self::new(config, KnnSets { bank, queries, transform: config.test_transform()? }, 1, true))
     }
 
     fn new(config: &Config, sets: KnnSets, every: u64, is_course: bool) -> Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, Tensor};
-use simclr_data::{Loader, LoaderConfig, Normalization, PairBatch, Pictures, Split, TrainTransform};
+use simclr_data::{Loader, LoaderConfig, PairBatch, Pictures, Split};
 use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
@@ -26,9 +26,6 @@ use crate::progress::{Progress, human};
 use crate::run_folder::RunFolder;
 use crate::summary::{self, Outcome};
 use crate::{Ending, Usage, preset};
-
-/// Side of the views.
-pub(crate) const SIZE: u32 = 32;
 
 /// Steps between two lines of the metrics.
 const STEPS_PER_EVENT: u64 = 10;
@@ -61,6 +58,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&config.device)?;
     let train = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
+    let config = if saved.is_some() { config } else { config.fitted(arguments.size, train.as_ref())? };
     let test = config.data.open(&config.data_dir, Split::Test, None, output)?;
     let loader = loader(&config, &train, arguments.workers)?;
 
@@ -113,7 +111,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     }
 
     // The test split is looked at here, once, after everything was chosen.
-    let final_sets = KnnSets { bank: train.clone(), queries: test };
+    let final_sets = KnnSets { bank: train.clone(), queries: test, transform: config.test_transform()? };
     let protocols = final_sets.protocols(config.knn_k, config.knn_temperature, output);
     let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &config.context())?;
     let outcome = Outcome {
@@ -124,7 +122,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         random: final_sets.test_model(&random, &protocols, "random", output)?,
         trained: final_sets.test_model(&training.model, &protocols, "trained", output)?,
     };
-    summary::finish(&run, &config, &outcome, train.as_ref(), &transform(&config)?, output)?;
+    summary::finish(&run, &config, &outcome, train.as_ref(), output)?;
     Ok(Ending::Done)
 }
 
@@ -170,12 +168,7 @@ pub(crate) fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option
         return Err(Usage(format!("--batch is {batch}, but the training pictures of {set} are {len}")).into());
     }
     let settings = LoaderConfig { batch: config.batch, workers: workers.unwrap_or(1), ..LoaderConfig::default() };
-    Ok(Loader::new(train.clone(), transform(config)?, settings)?)
-}
-
-/// How views are made.
-fn transform(config: &Config) -> anyhow::Result<TrainTransform> {
-    Ok(TrainTransform::new(config.augmentation.clone(), SIZE, Normalization::CIFAR10, config.seed)?)
+    Ok(Loader::new(train.clone(), config.train_transform()?, settings)?)
 }
 
 /// Why training came to an end.
@@ -376,7 +369,7 @@ impl<'a> Training<'a> {
         step()?;
         let mut times = [step()?, step()?, step()?];
         times.sort_unstable();
-        let pictures = sample_batch(train.as_ref())?;
+        let pictures = sample_batch(train.as_ref(), &config.test_transform()?)?;
         let began = Instant::now();
         model.features(&pictures)?;
         let per_picture = began.elapsed().div_f64(pictures.dim(0)? as f64);

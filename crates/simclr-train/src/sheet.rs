@@ -3,40 +3,90 @@
 use std::io::Cursor;
 
 use anyhow::Context as _;
-use image::{ImageFormat, Rgb, RgbImage, imageops};
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, Rgb, RgbImage};
 use simclr_data::{Picture, Pictures, TrainTransform};
 
-/// Pictures on a sheet, and how many stand side by side.
-const PICTURES: usize = 12;
-const COLUMNS: usize = 3;
+use crate::caption;
 
-/// Side of a picture on the sheet, and the gap between two, in pixels.
-const SIDE: u32 = 64;
+/// What is on a sheet, and how it is laid out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sheet {
+    /// Pictures, from which one on, and in which epoch.
+    pub(crate) pictures: usize,
+    pub(crate) first: usize,
+    pub(crate) epoch: u64,
+    /// Views of each.
+    pub(crate) views: u32,
+    /// Pictures with their views that stand side by side.
+    pub(crate) columns: usize,
+    /// The room for a picture or view, in pixels; no less than the side of a view.
+    pub(crate) tile: u32,
+    /// Whether the parameters of each view are written below it.
+    pub(crate) captions: bool,
+}
+
+impl Sheet {
+    /// A dozen pictures with the two views that the first epoch has of them.
+    pub(crate) const REPORT: Self =
+        Self { pictures: 12, first: 0, epoch: 0, views: 2, columns: 3, tile: 64, captions: false };
+}
+
+/// The gap between two pictures, and the margin.
 const GAP: u32 = 4;
+const GROUND: Rgb<u8> = Rgb([236, 236, 236]);
 
-/// The first pictures of `set`, each with the two views of epoch 0, as a PNG.
-pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform) -> anyhow::Result<Vec<u8>> {
-    let count = PICTURES.min(set.len());
-    let (group, rows) = (3 * (SIDE + GAP) + 2 * GAP, count.div_ceil(COLUMNS) as u32);
-    let ground = Rgb([236, 236, 236]);
-    let mut sheet = RgbImage::from_pixel(COLUMNS as u32 * group, rows * (SIDE + GAP) + GAP, ground);
-    for index in 0..count {
+/// Pictures of `set`, each with its views, as a PNG.
+pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet) -> anyhow::Result<Vec<u8>> {
+    let pictures = sheet.first..set.len().min(sheet.first + sheet.pictures);
+    let tile = sheet.tile.max(transform.size());
+    let row = tile + if sheet.captions { caption::HEIGHT } else { GAP };
+    let group = (1 + sheet.views) * (tile + GAP) + 2 * GAP;
+    let (columns, rows) = (sheet.columns.min(pictures.len()), pictures.len().div_ceil(sheet.columns));
+    let mut canvas = RgbImage::from_pixel(columns as u32 * group, rows as u32 * row + GAP, GROUND);
+    for (place, index) in pictures.enumerate() {
         let picture = set.picture(index)?;
-        let views = [0, 1].map(|view| transform.view(&picture, 0, index as u64, view));
-        let (left, top) = ((index % COLUMNS) as u32 * group + GAP, (index / COLUMNS) as u32 * (SIDE + GAP) + GAP);
-        for (place, picture) in [&picture, &views[0], &views[1]].into_iter().enumerate() {
-            let tile = imageops::resize(&to_image(picture)?, SIDE, SIDE, imageops::FilterType::Nearest);
-            let x = left + place as u32 * (SIDE + GAP);
-            imageops::replace(&mut sheet, &tile, i64::from(x), i64::from(top));
+        let (width, height) = (picture.width(), picture.height());
+        let (left, top) = (place % sheet.columns, place / sheet.columns);
+        let (left, top) = (left as u32 * group + GAP, top as u32 * row + GAP);
+        let mut draw = |column: u32, picture: &Picture, lines: &[String]| -> anyhow::Result<()> {
+            let x = left + column * (tile + GAP);
+            fit(&mut canvas, picture, x, top, tile)?;
+            if sheet.captions {
+                caption::write(&mut canvas, x, top + tile + GAP, tile, lines);
+            }
+            Ok(())
+        };
+        let class = set.label(index).and_then(|label| set.classes().get(label as usize));
+        let about =
+            [format!("picture {index}"), format!("{width} x {height} pixels"), class.cloned().unwrap_or_default()];
+        draw(0, &picture, &about)?;
+        for view in 0..sheet.views {
+            let parameters = transform.parameters(width, height, sheet.epoch, index as u64, view);
+            draw(view + 1, &transform.pixels(&picture, &parameters), &caption::of(&parameters))?;
         }
     }
     let mut bytes = Cursor::new(Vec::new());
-    sheet.write_to(&mut bytes, ImageFormat::Png).context("the sheet of views cannot be encoded")?;
+    canvas.write_to(&mut bytes, ImageFormat::Png).context("the sheet of views cannot be encoded")?;
     Ok(bytes.into_inner())
 }
 
-fn to_image(picture: &Picture) -> anyhow::Result<RgbImage> {
-    RgbImage::from_raw(picture.width(), picture.height(), picture.pixels().to_vec()).context("a picture lacks pixels")
+/// Draws a picture into a square: as many times larger as it fits whole, or smaller.
+fn fit(canvas: &mut RgbImage, picture: &Picture, x: u32, y: u32, tile: u32) -> anyhow::Result<()> {
+    let (width, height) = (picture.width(), picture.height());
+    let image = RgbImage::from_raw(width, height, picture.pixels().to_vec()).context("a picture lacks pixels")?;
+    let longer = width.max(height);
+    let (sides, filter) = if longer <= tile {
+        let times = tile / longer;
+        ([width * times, height * times], FilterType::Nearest)
+    } else {
+        let less = |side: u32| (u64::from(side) * u64::from(tile) / u64::from(longer)).max(1) as u32;
+        ([width, height].map(less), FilterType::Triangle)
+    };
+    let image = imageops::resize(&image, sides[0], sides[1], filter);
+    let [left, top] = sides.map(|side| (tile - side) / 2);
+    imageops::replace(canvas, &image, i64::from(x + left), i64::from(y + top));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -48,12 +98,26 @@ mod tests {
     fn a_sheet_shows_each_picture_and_its_views() {
         let set = Shapes::new(0, Split::Train, 4);
         let transform = compute_train_transform(1);
-        let sheet = image::load_from_memory(&png(&set, &transform).unwrap()).unwrap().to_rgb8();
+        let sheet = png(&set, &transform, &Sheet::REPORT).unwrap();
+        let sheet = image::load_from_memory(&sheet).unwrap().to_rgb8();
         assert_eq!(sheet.dimensions(), (3 * (3 * 68 + 8), 2 * 68 + 4));
         // The middle of picture 3, in the second row, and of its second view.
         let picture = set.picture(3).unwrap();
         let view = transform.view(&picture, 0, 3, 1);
         assert_eq!(sheet.get_pixel(4 + 32, 4 + 68 + 32).0, picture.pixel(16, 16));
         assert_eq!(sheet.get_pixel(4 + 2 * 68 + 32, 4 + 68 + 32).0, view.pixel(16, 16));
+    }
+
+    #[test]
+    fn tall_pictures_fit_and_captions_have_room() {
+        let mut canvas = RgbImage::from_pixel(40, 40, GROUND);
+        fit(&mut canvas, &Picture::filled(20, 100, [1, 2, 3]), 0, 0, 40).unwrap();
+        let ink = |x, y| canvas.get_pixel(x, y).0 == [1, 2, 3];
+        assert!(ink(20, 0) && ink(20, 39) && ink(16, 20) && ink(23, 20) && !ink(15, 20) && !ink(24, 20));
+        let set = Shapes::new(0, Split::Train, 4);
+        let sheet = Sheet { pictures: 9, first: 2, views: 1, columns: 1, tile: 160, captions: true, ..Sheet::REPORT };
+        let sheet = png(&set, &compute_train_transform(1), &sheet).unwrap();
+        let sheet = image::load_from_memory(&sheet).unwrap().to_rgb8();
+        assert_eq!(sheet.dimensions(), (2 * 164 + 8, 2 * (160 + caption::HEIGHT) + 4));
     }
 }

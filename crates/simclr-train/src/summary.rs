@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use simclr_data::{Pictures, TrainTransform};
+use simclr_data::Pictures;
 use simclr_eval::KnnResult;
 
 use crate::Ending;
@@ -18,7 +18,7 @@ use crate::plot::{self, Plot, Series};
 use crate::progress::human;
 use crate::report::{self, Report, Table};
 use crate::run_folder::{RunFolder, write_whole};
-use crate::sheet;
+use crate::sheet::{self, Sheet};
 
 /// What a finished run reached. Each list has one result per protocol, the course's first.
 pub(crate) struct Outcome {
@@ -65,11 +65,11 @@ pub(crate) fn finish(
     config: &Config,
     outcome: &Outcome,
     train: &dyn Pictures,
-    transform: &TrainTransform,
     output: &Output,
 ) -> anyhow::Result<()> {
     let plots = plots(&metrics::read(&run.metrics())?, outcome);
-    let report = report(run, config, outcome, plots, Some(sheet::png(train, transform)?))?;
+    let report =
+        report(run, config, outcome, plots, Some(sheet::png(train, &config.train_transform()?, &Sheet::REPORT)?))?;
     let object = outcome.to_json(run.path());
     write(&run.curves(), plot::svg(&report.plots).as_bytes())?;
     write(&run.report(), report::html(&report).as_bytes())?;
@@ -204,6 +204,12 @@ fn command(config: &Config) -> String {
     add("--data", config.data.to_string(), String::new());
     add("--data-dir", config.data_dir.display().to_string(), default.data_dir.display().to_string());
     add("--subset", config.subset.map_or(String::new(), |n| n.to_string()), String::new());
+    let (recipe, usual) = (&config.augmentation, &default.augmentation);
+    add("--blur", recipe.blur_probability.to_string(), usual.blur_probability.to_string());
+    add("--solarize", recipe.solarize_probability.to_string(), usual.solarize_probability.to_string());
+    add("--min-crop", recipe.crop_scale[0].to_string(), usual.crop_scale[0].to_string());
+    add("--grayscale", recipe.grayscale_probability.to_string(), usual.grayscale_probability.to_string());
+    add("--size", config.size.to_string(), default.size.to_string());
     add("--holdout", config.holdout.to_string(), default.holdout.to_string());
     add("--arch", config.arch.clone(), String::new());
     add("--width", config.width.to_string(), default.width.to_string());
@@ -264,6 +270,7 @@ mod tests {
     fn the_command_of_a_report_gives_the_same_settings() {
         let config = Config {
             subset: Some(4000),
+            size: 24,
             width: 16,
             batch: 64,
             views: crate::config::Views::Joint,
@@ -271,7 +278,14 @@ mod tests {
             init: Some("a.safetensors".into()),
             seed: 7,
             knn_every: 2,
-            augmentation: simclr_data::Recipe { jitter_probability: 0.0, ..Default::default() },
+            augmentation: simclr_data::Recipe {
+                jitter_probability: 0.0,
+                blur_probability: 0.5,
+                solarize_probability: 0.125,
+                crop_scale: [0.2, 1.0],
+                grayscale_probability: 0.1,
+                ..Default::default()
+            },
             ..Config::default()
         };
         let typed = command(&config);

@@ -1,0 +1,61 @@
+//! `simclr-train augment`: pictures and what augmentation makes of them, to look at.
+
+use anyhow::Context as _;
+use serde_json::json;
+use simclr_data::Split;
+
+use crate::cli::AugmentArguments;
+use crate::config::{Config, recipe};
+use crate::output::Output;
+use crate::run_folder::write_whole;
+use crate::sheet::{self, Sheet};
+use crate::{Ending, Usage, caption};
+
+/// Draws a sheet of pictures with their views and the parameters that made them.
+pub(crate) fn command(arguments: &AugmentArguments, output: &Output) -> anyhow::Result<Ending> {
+    let base = Config::default();
+    let config = Config {
+        data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
+        data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
+        subset: arguments.data.subset,
+        size: arguments.size.unwrap_or(base.size),
+        seed: arguments.seed.unwrap_or(base.seed),
+        augmentation: recipe(base.augmentation.clone(), &arguments.augmentation),
+        ..base
+    };
+    config.validate()?;
+    for (flag, number) in [("--pictures", arguments.pictures), ("--views", arguments.views as usize)] {
+        if number == 0 || number > MOST {
+            return Err(Usage(format!("{flag} is {number}, expected a number from 1 to {MOST}")).into());
+        }
+    }
+    let set = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
+    let config = config.fitted(arguments.size, set.as_ref())?;
+    let (first, len) = (arguments.first, set.len());
+    if first >= len {
+        return Err(Usage(format!("--first is {first}, but {} has {len} pictures", config.data)).into());
+    }
+    let sheet = Sheet {
+        pictures: arguments.pictures,
+        first,
+        epoch: arguments.epoch,
+        views: arguments.views,
+        columns: 1,
+        // Small views are shown several times larger.
+        tile: caption::WIDTH.next_multiple_of(config.size),
+        captions: true,
+    };
+    let png = sheet::png(set.as_ref(), &config.train_transform()?, &sheet)?;
+    write_whole(&arguments.out, &png).with_context(|| arguments.out.display().to_string())?;
+    let shown = arguments.pictures.min(len - first);
+    let object = json!({
+        "out": arguments.out, "data": config.data, "pictures": shown, "views": arguments.views, "size": config.size,
+        "seed": config.seed, "epoch": arguments.epoch,
+    });
+    let out = arguments.out.display();
+    output.result(format!("{out}: {shown} pictures of {} with {} views each", config.data, arguments.views), &object);
+    Ok(Ending::Done)
+}
+
+/// Most pictures and views of a sheet.
+const MOST: usize = 100;
