@@ -56,6 +56,9 @@ pub enum DataError {
         /// The set that it should be of.
         set: &'static str,
     },
+    /// A folder of pictures is not right.
+    #[error(transparent)]
+    Folder(#[from] crate::folder::FolderError),
     /// A picture was asked for that the set does not have.
     #[error("{name} has {len} pictures; there is no picture {index} (the first is 0)")]
     Index {

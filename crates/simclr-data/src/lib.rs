@@ -26,6 +26,7 @@
 mod batches;
 mod cifar;
 mod error;
+mod folder;
 mod labels;
 mod loader;
 mod normalization;
@@ -40,6 +41,7 @@ mod transform;
 pub use batches::{Batch, Batches, augmented_batches, batches};
 pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
+pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress};
 pub use labels::Labels;
 pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
 pub use normalization::Normalization;
