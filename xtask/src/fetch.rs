@@ -7,7 +7,7 @@ use simclr_fetch::{Item, Origin, Status, fetch, wanted};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// cifar10, cifar100, weights (the encoder that the course pretrained), or all of them
+    /// cifar10, cifar100, stl10 (2.6 GB), weights (the encoder that the course pretrained), or all but stl10
     #[arg(default_value = "cifar10")]
     what: String,
     /// Where to put it

@@ -56,6 +56,40 @@ pub enum DataError {
         /// The set that it should be of.
         set: &'static str,
     },
+    /// A label of STL-10 that is no class.
+    #[error("{}: record {record} has label {found}, expected 1 to 10 (the file is damaged or is not STL-10)", path.display())]
+    Stl10Label {
+        /// The file.
+        path: PathBuf,
+        /// Which record, from 0.
+        record: usize,
+        /// Its label.
+        found: u8,
+    },
+    /// A file of labels that does not belong to its pictures.
+    #[error("{}: {labels} labels, but {} has {pictures} pictures", path.display(), of.display())]
+    Counts {
+        /// The file of labels.
+        path: PathBuf,
+        /// How many it has.
+        labels: usize,
+        /// The file of pictures.
+        of: PathBuf,
+        /// How many it has.
+        pictures: usize,
+    },
+    /// A file of folds that is none.
+    #[error("{}: line {line}: {found}, expected ten lines of numbers from 0 to {}", path.display(), pictures - 1)]
+    Folds {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is there.
+        found: String,
+        /// How many labelled training pictures there are.
+        pictures: usize,
+    },
     /// A folder of pictures is not right.
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),

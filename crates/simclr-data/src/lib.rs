@@ -1,7 +1,7 @@
 //! Pictures in, batches of two augmented views out.
 //!
-//! A set of pictures is anything that is [`Pictures`]: [`Cifar`] from its binary files, the built-in [`Shapes`], or a
-//! [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
+//! A set of pictures is anything that is [`Pictures`]: [`Cifar`] and [`Stl10`] from their binary files, a [`Folder`] of
+//! anybody's, the built-in [`Shapes`], or a [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
 //! picture on worker threads; [`batches`] goes through a set once, in order and unchanged but for the normalisation, for
 //! evaluation.
 //!
@@ -32,10 +32,13 @@ mod loader;
 mod normalization;
 mod pair;
 mod pictures;
+mod positional;
 mod prefetch;
 mod recipe;
 mod shapes;
+mod stl10;
 mod subset;
+mod torch;
 mod transform;
 
 pub use batches::{Batch, Batches, augmented_batches, batches};
@@ -50,5 +53,7 @@ pub use pictures::{Pictures, Split};
 pub use recipe::Recipe;
 pub use shapes::{Background, ShapeFactors, Shapes, Texture};
 pub use simclr_ops::augment::{Adjustment, Augmenter, Crop, Jitter, Picture, ViewParameters};
+pub use stl10::{Stl10, Stl10Set};
 pub use subset::Subset;
+pub use torch::{TorchBatch, TorchSampler, torch_batches};
 pub use transform::{TestTransform, TrainTransform, compute_test_transform, compute_train_transform};

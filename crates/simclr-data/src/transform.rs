@@ -15,7 +15,7 @@ const VIEW: u64 = u64::from_be_bytes(*b"view\0\0\0\0");
 const LATE: u64 = u64::from_be_bytes(*b"late\0\0\0\0");
 
 /// How often a crop is drawn anew because it does not fit, before the middle of the picture is taken.
-const CROP_TRIES: usize = 10;
+pub(crate) const CROP_TRIES: usize = 10;
 
 /// Random views of pictures: what is drawn, what it does to pixels, and how these become numbers.
 #[derive(Debug, Clone)]
@@ -261,7 +261,7 @@ fn draw_crop(draws: &mut Stream, recipe: &Recipe, width: u32, height: u32) -> Cr
 }
 
 /// The largest crop in the middle whose ratio is allowed; never empty.
-fn central_crop(width: u32, height: u32, least_ratio: f64, greatest_ratio: f64) -> Crop {
+pub(crate) fn central_crop(width: u32, height: u32, least_ratio: f64, greatest_ratio: f64) -> Crop {
     let ratio = f64::from(width) / f64::from(height);
     let rounded = |side: f64, most: u32| (side.round_ties_even() as u32).clamp(1, most);
     let (crop_width, crop_height) = if ratio < least_ratio {

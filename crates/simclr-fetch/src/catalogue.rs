@@ -14,13 +14,15 @@ pub enum Item {
     Cifar10,
     /// CIFAR-100 in its binary version: the folder `cifar-100-binary`.
     Cifar100,
+    /// STL-10 in its binary version: the folder `stl10_binary`, 2.6 GB to fetch and 3.1 GB there.
+    Stl10,
     /// The encoder that the course pretrained: `pretrained_simclr_model.pth`.
     Weights,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Cifar10, Self::Cifar100, Self::Weights];
+    pub const ALL: [Self; 4] = [Self::Cifar10, Self::Cifar100, Self::Stl10, Self::Weights];
 
     /// Where it comes from and what it must be.
     pub fn source(self) -> Source {
@@ -44,6 +46,28 @@ impl Item {
                 "cifar-100-binary",
                 &[("train.bin", 153_700_000), ("test.bin", 30_740_000)],
             ),
+            Self::Stl10 => Source {
+                name: "stl10_binary.tar.gz".into(),
+                urls: vec!["http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz".into()],
+                size: None,
+                limit: 4 << 30,
+                // As torchvision has it; the set's page gives none.
+                checksum: Checksum::new(Hash::Md5, "91f7769df0f17e558f3565bffb0c7dfb"),
+                content: Content::TarGz {
+                    folder: "stl10_binary".into(),
+                    files: [
+                        ("train_X.bin", 138_240_000),
+                        ("train_y.bin", 5_000),
+                        ("test_X.bin", 221_184_000),
+                        ("test_y.bin", 8_000),
+                        ("unlabeled_X.bin", 2_764_800_000),
+                    ]
+                    .map(|(file, size)| (file.into(), size))
+                    .into(),
+                    limit: 4 << 30,
+                },
+                patience: PATIENCE,
+            },
             Self::Weights => Source {
                 name: "pretrained_simclr_model.pth".into(),
                 urls: vec![
@@ -85,6 +109,7 @@ impl fmt::Display for Item {
         f.write_str(match self {
             Self::Cifar10 => "cifar10",
             Self::Cifar100 => "cifar100",
+            Self::Stl10 => "stl10",
             Self::Weights => "weights",
         })
     }
@@ -120,14 +145,14 @@ pub struct Source {
     pub patience: Duration,
 }
 
-/// What a name on a command line means: one item, or `all` of them.
+/// What a name on a command line means: one item, or `all` of them but STL-10, whose size nobody should meet by surprise.
 ///
 /// # Errors
 /// [`FetchError::UnknownItem`] for another name, [`FetchError::OneOrigin`] for `all` from one place.
 pub fn wanted(name: &str, from: Option<&Origin>) -> Result<Vec<Item>, FetchError> {
     match name {
         "all" if from.is_some() => Err(FetchError::OneOrigin),
-        "all" => Ok(Item::ALL.to_vec()),
+        "all" => Ok(Item::ALL.into_iter().filter(|&item| item != Item::Stl10).collect()),
         _ => Ok(vec![name.parse()?]),
     }
 }
@@ -158,7 +183,10 @@ mod tests {
             assert_eq!(item.to_string().parse::<Item>().unwrap(), item);
         }
         let error = "cifar-10".parse::<Item>().unwrap_err().to_string();
-        assert_eq!(error, "nothing called \"cifar-10\" can be fetched: choose cifar10, cifar100, weights or all");
+        assert_eq!(
+            error,
+            "nothing called \"cifar-10\" can be fetched: choose cifar10, cifar100, stl10, weights or all"
+        );
     }
 
     #[test]

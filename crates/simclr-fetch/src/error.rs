@@ -6,7 +6,7 @@ use crate::Hash;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A name that is not in the catalogue.
-    #[error("nothing called {found:?} can be fetched: choose cifar10, cifar100, weights or all")]
+    #[error("nothing called {found:?} can be fetched: choose cifar10, cifar100, stl10, weights or all")]
     UnknownItem {
         /// The name.
         found: String,

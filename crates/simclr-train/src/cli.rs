@@ -438,7 +438,7 @@ pub(crate) struct ExportArguments {
 /// Which model is measured.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FetchArguments {
-    /// cifar10, cifar100, weights (the course's pretrained model), or all of them
+    /// cifar10, cifar100, stl10 (2.6 GB), weights (the course's pretrained model), or all but stl10
     #[arg(default_value = "cifar10")]
     pub(crate) item: String,
     /// The folder that data sets go to

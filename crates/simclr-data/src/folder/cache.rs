@@ -24,7 +24,10 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use simclr_ops::augment::Picture;
 
-use crate::normalization::ChannelMoments;
+use crate::{
+    normalization::ChannelMoments,
+    positional::{read_exact_at, write_all_at},
+};
 
 /// The beginning of the log; another version is another word.
 const MAGIC: [u8; 8] = *b"simclr-1";
@@ -183,7 +186,7 @@ impl Cache {
             *end += bytes.len() as u64;
             start
         };
-        if write_at(&self.pixels.0, bytes, start).is_err() {
+        if write_all_at(&self.pixels.0, bytes, start).is_err() {
             self.failed.store(true, Ordering::Relaxed);
             return None;
         }
@@ -244,7 +247,7 @@ impl Pixels {
     /// The picture at a place; none if it is not there as it was written.
     pub(super) fn read(&self, place: &Place) -> Option<Picture> {
         let mut bytes = vec![0; place.len()];
-        read_at(&self.0, &mut bytes, place.start).ok()?;
+        read_exact_at(&self.0, &mut bytes, place.start).ok()?;
         if crc32fast::hash(&bytes) != place.crc {
             return None;
         }
@@ -264,34 +267,6 @@ impl Place {
 
 fn cut(hash: Sha256) -> Key {
     hash.finalize()[..16].try_into().expect("a digest has 32 bytes")
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], start: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, start)
-}
-
-/// Elsewhere a file has one position for all threads.
-#[cfg(not(unix))]
-static POSITION: Mutex<()> = Mutex::new(());
-
-#[cfg(not(unix))]
-fn read_at(mut file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
-    let _alone = POSITION.lock().unwrap_or_else(PoisonError::into_inner);
-    file.seek(io::SeekFrom::Start(start))?;
-    file.read_exact(bytes)
-}
-
-#[cfg(not(unix))]
-fn write_at(mut file: &File, bytes: &[u8], start: u64) -> io::Result<()> {
-    let _alone = POSITION.lock().unwrap_or_else(PoisonError::into_inner);
-    file.seek(io::SeekFrom::Start(start))?;
-    file.write_all(bytes)
 }
 
 /// The length of what follows, its checksum, and some files.
