@@ -3,8 +3,9 @@
 mod program;
 
 use std::fs;
+use std::path::Path;
 
-use program::{result, write_cifar100};
+use program::{result, run, write_cifar100};
 
 #[test]
 fn a_sheet_of_views_is_drawn_again_to_the_same_bits() {
@@ -44,7 +45,98 @@ fn a_run_keeps_its_size_and_normalization() {
     assert!((mean - 0.4914).abs() > 1e-4 && (0.1..0.9).contains(&mean), "{mean}");
     let again = result(&format!("knn --checkpoint {}", folder.display()));
     assert_eq!(again["top1"], object["knn_top1"]);
-    let refused = program::run(&format!("{typed} --resume").replace("--size 24", "--size 32"));
+    let refused = run(&format!("{typed} --resume").replace("--size 24", "--size 32"));
     assert_eq!(refused.status, Some(2));
     assert!(refused.stderr.contains("size is 32, was 24"), "{}", refused.stderr);
+}
+
+/// `count` pictures of each class, of a colour that tells it.
+fn write_folder(dir: &Path, classes: &[&str], count: u32) {
+    for (number, class) in classes.iter().enumerate() {
+        fs::create_dir_all(dir.join(class)).unwrap();
+        for n in 0..count {
+            let color = |x: u32, y: u32| [60 * number as u8, (7 * n + x) as u8, (5 * y) as u8];
+            let picture = image::RgbImage::from_fn(20 + n % 3, 24, |x, y| image::Rgb(color(x, y)));
+            picture.save(dir.join(class).join(format!("{n}.png"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_folder_with_classes_is_learned_from_and_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pictures, folder, cache) = (dir.path().join("pictures"), dir.path().join("run"), dir.path().join("cache"));
+    write_folder(&pictures, &["red", "green", "blue"], 40);
+    fs::write(pictures.join("red/broken.jpg"), "no JPEG").unwrap();
+    let data = format!("--data folder:{}", pictures.display());
+    let typed = format!("pretrain {data} --width 4 --batch 16 --epochs 1");
+    let ended = run(&format!("{typed} --run {} --json --cache {}", folder.display(), cache.display()));
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    for part in ["broken.jpg: its content is no JPEG", "has no test split: the held-out end of its training split"] {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+    let object: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&object["knn"]["trained"][0]["bank"], &object["knn"]["trained"][0]["queries"]),
+        (&108.into(), &12.into())
+    );
+    let left_out = fs::read_to_string(folder.join("left_out.txt")).unwrap();
+    assert_eq!(left_out.lines().count(), 1);
+    let config: toml::Table = fs::read_to_string(folder.join("config.toml")).unwrap().parse().unwrap();
+    // The middle of 20, 21 and 22.
+    assert_eq!(config["size"].as_integer(), Some(21));
+    // Cache and threads change nothing, and neither does the number of workers.
+    let plain = result(&format!("{typed} --run {} --threads 1 --workers 3", dir.path().join("plain").display()));
+    assert_eq!((&plain["loss"], &plain["knn"]), (&object["loss"], &object["knn"]));
+    let weights = |folder: &Path| fs::read(folder.join("checkpoints/step-00000007/model.safetensors")).unwrap();
+    assert_eq!(weights(&folder), weights(&dir.path().join("plain")));
+    fs::remove_dir_all(cache).unwrap();
+    for command in ["knn", "linear --labels 5-per-class --epochs 1 --no-baselines"] {
+        let object = result(&format!("{command} --checkpoint {}", folder.display()));
+        assert!(object["top1"].as_f64().unwrap() > 0.0, "{object}");
+    }
+
+    let ended = run(&format!("{typed} --max-bad 0.001 --run {}", dir.path().join("strict").display()));
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended.stderr.contains("1 of 121 pictures cannot be read, more than the 0.001 that are accepted"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!dir.path().join("strict").exists());
+}
+
+#[test]
+fn a_folder_without_labels_has_a_loss_and_no_knn() {
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = dir.path().join("pictures");
+    write_folder(&pictures, &[""], 40);
+    let folder = dir.path().join("run");
+    let data = format!("--data folder:{}", pictures.display());
+    let typed = format!("pretrain {data} --size 16 --width 4 --batch 16 --epochs 2 --run {}", folder.display());
+    let ended = run(&format!("{typed} --json"));
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("has no labels: the loss is all there is to follow"), "{}", ended.stderr);
+    let object: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert!(object["loss"].as_f64().is_some() && object["knn_top1"].is_null() && object.get("knn").is_none());
+    let report = fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(report.contains("no labels to judge by"));
+    for (command, part) in
+        [("knn", "has no labels, and kNN votes by them"), ("linear", "has no labels, and a linear layer")]
+    {
+        let ended = run(&format!("{command} --checkpoint {}", folder.display()));
+        assert_eq!(ended.status, Some(1));
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+    let ended = run(&format!(
+        "pretrain --data folder:{}/nothing --run {}",
+        dir.path().display(),
+        dir.path().join("no").display()
+    ));
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended.stderr.contains("nothing: No such file or directory") && !dir.path().join("no").exists(),
+        "{}",
+        ended.stderr
+    );
 }

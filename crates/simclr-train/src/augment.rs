@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 use serde_json::json;
-use simclr_data::Split;
 
 use crate::cli::AugmentArguments;
 use crate::config::{Config, recipe};
+use crate::data_sets::Place;
 use crate::output::Output;
 use crate::run_folder::write_whole;
 use crate::sheet::{self, Sheet};
@@ -14,23 +14,24 @@ use crate::{Ending, Usage, caption};
 /// Draws a sheet of pictures with their views and the parameters that made them.
 pub(crate) fn command(arguments: &AugmentArguments, output: &Output) -> anyhow::Result<Ending> {
     let base = Config::default();
-    let config = Config {
+    let mut config = Config {
         data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
         data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
         subset: arguments.data.subset,
-        size: arguments.size.unwrap_or(base.size),
         seed: arguments.seed.unwrap_or(base.seed),
         augmentation: recipe(base.augmentation.clone(), &arguments.augmentation),
         ..base
     };
+    config.overridden_data(&arguments.data, arguments.size);
     config.validate()?;
     for (flag, number) in [("--pictures", arguments.pictures), ("--views", arguments.views as usize)] {
         if number == 0 || number > MOST {
             return Err(Usage(format!("{flag} is {number}, expected a number from 1 to {MOST}")).into());
         }
     }
-    let set = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
-    let config = config.fitted(arguments.size, set.as_ref())?;
+    let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
+    let config = config.fitted(arguments.size, &opened)?;
+    let set = opened.pictures;
     let (first, len) = (arguments.first, set.len());
     if first >= len {
         return Err(Usage(format!("--first is {first}, but {} has {len} pictures", config.data)).into());

@@ -95,7 +95,8 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArguments {
-    /// The data set: shapes (built in), cifar10, cifar100 or cifar100-coarse [default: shapes]
+    /// The data set: shapes (built in), cifar10, cifar100, cifar100-coarse, stl10, stl10-labelled, or folder:PATH, anybody's
+    /// pictures at any depth [default: shapes]
     #[arg(long, value_name = "NAME")]
     pub(crate) data: Option<String>,
     /// The folder that data sets are in [default: data]
@@ -104,6 +105,15 @@ pub(crate) struct DataArguments {
     /// Only the first N pictures of the training split [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) subset: Option<usize>,
+    /// Keep a folder's decoded pictures in DIR, so that no file is decoded twice; it may be deleted at any time
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Shrink a folder's pictures until their shorter side is no longer than this [default: twice the size of the views, or 448]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) shorter_side: Option<u32>,
+    /// The share of a folder's pictures that may be unreadable [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) max_bad: Option<f64>,
 }
 
 /// What views are; the rest of the recipe is in the settings of a run.
@@ -143,7 +153,7 @@ pub(crate) struct MachineArguments {
 pub(crate) struct PretrainArguments {
     #[command(flatten)]
     pub(crate) data: DataArguments,
-    /// Width and height of the views, in pixels [default: the side of the set's pictures]
+    /// Width and height of the views, in pixels [default: the side of the set's pictures; of a folder's the median shorter side, at most 224]
     #[arg(long, value_name = "PIXELS", help_heading = "Data")]
     pub(crate) size: Option<u32>,
     /// How much of the end of the training split the run itself may ask for labels (kNN while training) [default: 0.1]
@@ -154,7 +164,7 @@ pub(crate) struct PretrainArguments {
     pub(crate) holdout: Option<f64>,
     #[command(flatten)]
     pub(crate) augmentation: AugmentationArguments,
-    /// Threads that make views ahead of the training; 0 makes them between its steps [default: 1]
+    /// Threads that make views ahead of the training; 0 makes them between its steps [default: 1; for a folder, all cores]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) workers: Option<usize>,
 
@@ -378,7 +388,7 @@ impl Cs231nArguments {
 pub(crate) struct AugmentArguments {
     #[command(flatten)]
     pub(crate) data: DataArguments,
-    /// Width and height of the views, in pixels [default: the side of the set's pictures]
+    /// Width and height of the views, in pixels [default: the side of the set's pictures; of a folder's the median shorter side, at most 224]
     #[arg(long, value_name = "PIXELS", help_heading = "Data")]
     pub(crate) size: Option<u32>,
     #[command(flatten)]

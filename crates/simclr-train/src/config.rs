@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use simclr_data::{Normalization, Pictures, Recipe, TestTransform, TrainTransform};
+use simclr_data::{Normalization, Recipe, TestTransform, TrainTransform};
 use simclr_model::{Arch, ModelConfig};
 use simclr_ops::Context;
 
 use crate::Usage;
-use crate::cli::{AugmentationArguments, PretrainArguments};
-use crate::data_sets::DataSet;
+use crate::cli::{AugmentationArguments, DataArguments, PretrainArguments};
+use crate::data_sets::{DataSet, Opened};
 
 /// Everything that decides the result of a run. Saved with it, and the start of a resumed one.
 ///
@@ -29,6 +29,10 @@ pub(crate) struct Config {
     /// Only the first pictures of the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subset: Option<usize>,
+    /// The shorter side of a folder's pictures at most, in pixels.
+    pub(crate) shorter_side: u32,
+    /// The share of a folder's pictures that may be unreadable.
+    pub(crate) max_bad: f64,
     /// Width and height of the views, in pixels.
     pub(crate) size: u32,
     /// How bytes become numbers.
@@ -112,6 +116,8 @@ impl Default for Config {
             data: DataSet::Shapes,
             data_dir: PathBuf::from("data"),
             subset: None,
+            shorter_side: 448,
+            max_bad: 0.1,
             size: 32,
             normalization: Normalization::CIFAR10,
             holdout: 0.1,
@@ -193,7 +199,7 @@ impl Config {
         }
         self.augmentation = recipe(self.augmentation, &arguments.augmentation);
         set(&mut self.data_dir, &arguments.data.data_dir);
-        set(&mut self.size, &arguments.size);
+        self.overridden_data(&arguments.data, arguments.size);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
         set(&mut self.width, &arguments.width);
@@ -212,6 +218,14 @@ impl Config {
         Ok(self)
     }
 
+    /// What was typed about reading pictures, in place of what is here.
+    pub(crate) fn overridden_data(&mut self, data: &DataArguments, size: Option<u32>) {
+        self.size = size.unwrap_or(self.size);
+        let twice = size.map(|size| size.saturating_mul(2));
+        self.shorter_side = data.shorter_side.or(twice).unwrap_or(self.shorter_side);
+        self.max_bad = data.max_bad.unwrap_or(self.max_bad);
+    }
+
     /// Checks every setting that can be checked without the data.
     ///
     /// # Errors
@@ -221,6 +235,8 @@ impl Config {
             |flag, value: f64| check(value.is_finite() && value > 0.0, flag, value, "a finite number above 0");
         check(self.batch >= 2, "--batch", self.batch, "at least 2: the other pictures of a batch are the negatives")?;
         check((1..=MAX_SIZE).contains(&self.size), "--size", self.size, SIZES)?;
+        check(self.shorter_side > 0, "--shorter-side", self.shorter_side, "at least 1 pixel")?;
+        check((0.0..=1.0).contains(&self.max_bad), "--max-bad", self.max_bad, "a share from 0 to 1")?;
         check(self.epochs > 0, "--epochs", self.epochs, "at least 1")?;
         check(self.width > 0, "--width", self.width, "at least 1")?;
         check(self.feature_dim > 0, "--feature-dim", self.feature_dim, "at least 1")?;
@@ -261,13 +277,12 @@ impl Config {
     ///
     /// # Errors
     /// If a picture cannot be had.
-    pub(crate) fn fitted(self, typed_size: Option<u32>, train: &dyn Pictures) -> anyhow::Result<Self> {
-        let normalization = match self.data {
-            // The built-in pictures stand in for those of CIFAR-10.
-            DataSet::Shapes | DataSet::Cifar10 => Normalization::CIFAR10,
-            _ => Normalization::measured(train, MEASURED)?,
+    pub(crate) fn fitted(self, typed_size: Option<u32>, train: &Opened) -> anyhow::Result<Self> {
+        let normalization = match train.normalization {
+            Some(known) => known,
+            None => Normalization::measured(train.pictures.as_ref(), MEASURED)?,
         };
-        Ok(Self { size: typed_size.unwrap_or(self.data.size()), normalization, ..self })
+        Ok(Self { size: typed_size.unwrap_or(train.size), normalization, ..self })
     }
 
     /// How views are made.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
-use simclr_data::{Labels, Pictures, Split, Subset};
+use simclr_data::{Labels, Pictures, Subset};
 use simclr_eval::LinearConfig;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::Context;
@@ -18,7 +18,7 @@ use crate::checkpoint::{self, State};
 use crate::cli::Cs231nArguments;
 use crate::config::{self, Config, program};
 use crate::course_report::{self, Findings};
-use crate::data_sets::DataSet;
+use crate::data_sets::{DataSet, Place};
 use crate::interrupt::Interrupt;
 use crate::linear::{LinearTest, labels};
 use crate::metrics::{self, Event};
@@ -70,9 +70,9 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
     experiment.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&experiment.training.device)?;
-    let data_dir = &experiment.training.data_dir;
-    let train = DataSet::Cifar10.open(data_dir, Split::Train, experiment.subset, output)?;
-    let test = DataSet::Cifar10.open(data_dir, Split::Test, experiment.test_subset, output)?;
+    let place = Place::of(&experiment.training, None);
+    let train = DataSet::Cifar10.train(place, experiment.subset, output)?.pictures;
+    let test = DataSet::Cifar10.test(place, experiment.test_subset, output)?.context("CIFAR-10 has a test split")?;
     let linear = experiment.linear(&train, &test)?;
     match saved {
         Some(saved) => config::must_be_as_saved(&folder, &saved, &experiment)?,
@@ -97,7 +97,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
             ));
             let config = Config { epochs, subset: experiment.subset, ..experiment.training.clone() };
             let path = folder.join("pretraining");
-            let monitor = Monitor::held_out(&config, &train)?;
+            let monitor = Monitor::held_out(&config, &train, output)?;
             let way = (arguments.workers, go_on.as_str());
             match pretrain::stage(&config, &path, &train, monitor, &interrupt, way, output)? {
                 Some((run, state)) => best_weights(&run, &state)?,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use simclr_data::{Pictures, Subset, TestTransform};
+use simclr_data::{DataError, Pictures, Subset, TestTransform};
 use simclr_eval::{Features, KnnProtocol, KnnResult};
 use simclr_model::Model;
 
@@ -27,28 +27,67 @@ pub(crate) struct KnnSets {
 }
 
 impl KnnSets {
-    /// The test that training may look at: the end of the training split asks, its beginning answers.
-    pub(crate) fn held_out(train: &Arc<dyn Pictures>, config: &Config) -> anyhow::Result<Self> {
+    /// The test that training may look at: the end of the training pictures with labels asks, their beginning answers. None if
+    /// no two of them have labels.
+    pub(crate) fn held_out(train: &Arc<dyn Pictures>, config: &Config) -> anyhow::Result<Option<Self>> {
+        Self::halves(train, config, HELD_OUT_BANK, HELD_OUT_QUERIES)
+    }
+
+    /// The test at the end: the whole test split asks the training pictures with labels. Where there is no test split, the held-out
+    /// end of the training split asks, all of it. None if there are no labels.
+    pub(crate) fn last(
+        train: &Arc<dyn Pictures>,
+        test: Option<Arc<dyn Pictures>>,
+        config: &Config,
+        output: &Output,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(test) = test else {
+            let sets = Self::halves(train, config, usize::MAX, usize::MAX)?;
+            if sets.is_some() {
+                output.say(format!(
+                    "{} has no test split: the held-out end of its training split is asked about",
+                    config.data
+                ));
+            }
+            return Ok(sets);
+        };
+        let transform = config.test_transform()?;
+        Ok(labelled(train)?.zip(labelled(&test)?).map(|(bank, queries)| Self { bank, queries, transform }))
+    }
+
+    fn halves(
+        train: &Arc<dyn Pictures>,
+        config: &Config,
+        most_bank: usize,
+        most_queries: usize,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(train) = labelled(train)?.filter(|train| train.len() >= 2) else { return Ok(None) };
         let len = train.len();
         let held_out = ((len as f64 * config.holdout).round() as usize).clamp(1, len - 1);
         let rest = len - held_out;
-        Ok(Self {
-            bank: Arc::new(Subset::range(train.clone(), 0..rest.min(HELD_OUT_BANK))?),
-            queries: Arc::new(Subset::range(train.clone(), rest..rest + held_out.min(HELD_OUT_QUERIES))?),
+        Ok(Some(Self {
+            bank: Arc::new(Subset::range(train.clone(), 0..rest.min(most_bank))?),
+            queries: Arc::new(Subset::range(train, rest..rest + held_out.min(most_queries))?),
             transform: config.test_transform()?,
-        })
+        }))
     }
 
     /// The course's protocol with the user's numbers and the literature's, with no more neighbours than the bank has.
     pub(crate) fn protocols(&self, k: usize, temperature: f64, output: &Output) -> [KnnProtocol; 2] {
-        let bank = self.bank.len();
         let course = KnnProtocol { k, temperature: Some(temperature) };
         [course, KnnProtocol::LITERATURE].map(|protocol| {
-            if protocol.k > bank {
-                output.say(format!("kNN with k = {bank} in place of {}: the bank has no more pictures", protocol.k));
+            let fitting = self.fitting(protocol);
+            if fitting != protocol {
+                let (k, asked) = (fitting.k, protocol.k);
+                output.say(format!("kNN with k = {k} in place of {asked}: the bank has no more pictures"));
             }
-            KnnProtocol { k: protocol.k.min(bank), ..protocol }
+            fitting
         })
+    }
+
+    /// A protocol with no more neighbours than the bank has.
+    pub(crate) fn fitting(&self, protocol: KnnProtocol) -> KnnProtocol {
+        KnnProtocol { k: protocol.k.min(self.bank.len()), ..protocol }
     }
 
     /// kNN of what `encode` makes of the pictures (`[n, 3, h, w]` to `[n, d]`).
@@ -84,6 +123,17 @@ impl KnnSets {
     /// kNN of the pixels themselves, normalised like the encoder's input: the floor.
     pub(crate) fn test_raw_pixels(&self, protocols: &[KnnProtocol], output: &Output) -> anyhow::Result<Vec<KnnResult>> {
         self.test(simclr_eval::raw_pixels, protocols, "raw pixels", output)
+    }
+}
+
+/// The pictures that have a label, if any has.
+fn labelled(set: &Arc<dyn Pictures>) -> Result<Option<Arc<dyn Pictures>>, DataError> {
+    match Subset::labelled(set.clone()) {
+        // The set itself where that is the same: it has been named already.
+        Ok(labelled) if labelled.len() == set.len() => Ok(Some(set.clone())),
+        Ok(labelled) => Ok(Some(Arc::new(labelled))),
+        Err(DataError::NoLabels { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

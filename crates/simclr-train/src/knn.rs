@@ -1,6 +1,6 @@
 //! `simclr-train knn`: evaluate a checkpoint.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
 use simclr_data::Split;
 use simclr_model::Model;
@@ -9,6 +9,7 @@ use simclr_ops::Context;
 use crate::checkpoint;
 use crate::cli::KnnArguments;
 use crate::config::Config;
+use crate::data_sets::Place;
 use crate::evaluate::{KnnSets, describe, to_json};
 use crate::output::Output;
 use crate::report::Table;
@@ -18,7 +19,7 @@ use crate::{Ending, Usage, machine};
 /// Classifies a split by its neighbours in the training split.
 pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Result<Ending> {
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    let Config { data, data_dir, subset, .. } = settings.clone();
+    let Config { data, subset, .. } = settings.clone();
     let split = match arguments.split.as_deref() {
         None | Some("test") => Split::Test,
         Some("train") => Split::Train,
@@ -31,12 +32,15 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
 
     let model = Model::load(&weights, &device, &Context::new())?;
-    let bank = data.open(&data_dir, Split::Train, subset, output)?;
-    let queries = if split == Split::Train { bank.clone() } else { data.open(&data_dir, split, None, output)? };
+    let place = Place::of(&settings, arguments.data.cache.as_deref());
+    let bank = data.train(place, subset, output)?.pictures;
+    let queries = if split == Split::Train { Some(bank.clone()) } else { data.test(place, None, output)? };
     if split == Split::Train {
         output.say("each training picture finds itself as its nearest neighbour: this is no measure of quality");
     }
-    let sets = KnnSets { bank, queries, transform: settings.test_transform()? };
+    let Some(sets) = KnnSets::last(&bank, queries, &settings, output)? else {
+        bail!("{data} has no labels, and kNN votes by them");
+    };
     let protocols = sets.protocols(k, temperature, output);
     let results = sets.test_model(&model, &protocols, "embedding", output)?;
 

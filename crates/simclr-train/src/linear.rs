@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use candle_core::DType;
 use serde_json::{Value, json};
-use simclr_data::{Labels, Pictures, Recipe, Split, Subset, TestTransform, TrainTransform};
+use simclr_data::{Labels, Pictures, Recipe, Subset, TestTransform, TrainTransform};
 use simclr_eval::{
     BatchStatistics, FeatureExtractor, LinearConfig, LinearEvent, LinearResult, RawPixels, Score, linear,
 };
@@ -14,6 +14,8 @@ use simclr_ops::Context;
 
 use crate::cli::LinearArguments;
 use crate::config::Config;
+use crate::data_sets::Place;
+use crate::evaluate::KnnSets;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::report::Table;
@@ -107,7 +109,7 @@ impl LinearTest {
 /// Evaluates a checkpoint, with raw pixels and a random encoder beside it.
 pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::Result<Ending> {
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    let Config { data, data_dir, subset, .. } = settings.clone();
+    let Config { data, subset, .. } = settings.clone();
     let course = LinearConfig::COURSE;
     let config = LinearConfig {
         epochs: arguments.epochs.unwrap_or(course.epochs),
@@ -131,8 +133,13 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
-    let train = data.open(&data_dir, Split::Train, subset, output)?;
-    let test = data.open(&data_dir, Split::Test, None, output)?;
+    let place = Place::of(&settings, arguments.data.cache.as_deref());
+    let train = data.train(place, subset, output)?.pictures;
+    let Some(KnnSets { bank: train, queries: test, .. }) =
+        KnnSets::last(&train, data.test(place, None, output)?, &settings, output)?
+    else {
+        bail!("{data} has no labels, and a linear layer learns them");
+    };
     let test = LinearTest::new(&train, labels, test, &settings, config, arguments.batch_statistics)?;
 
     let mut results = Vec::new();

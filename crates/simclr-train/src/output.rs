@@ -25,11 +25,6 @@ impl Output {
         Self { json: arguments.json, quiet: arguments.quiet }
     }
 
-    /// For what has been said already.
-    pub(crate) fn silent() -> Self {
-        Self { json: false, quiet: true }
-    }
-
     /// Whether progress can move: stderr is a terminal and nobody asked for quiet.
     pub(crate) fn is_live(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, Tensor};
-use simclr_data::{Loader, LoaderConfig, PairBatch, Pictures, Split};
+use simclr_data::{Loader, LoaderConfig, PairBatch, Pictures};
 use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
@@ -15,6 +15,7 @@ use simclr_optim::{Adam, AdamConfig};
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::cli::PretrainArguments;
 use crate::config::{Config, Precision, Views, differences, must_be_as_saved};
+use crate::data_sets::Place;
 use crate::evaluate::{KnnSets, sample_batch};
 use crate::interrupt::Interrupt;
 use crate::machine;
@@ -24,7 +25,7 @@ use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::progress::{Progress, human};
 use crate::run_folder::RunFolder;
-use crate::summary::{self, Outcome};
+use crate::summary::{self, Knn, Outcome};
 use crate::{Ending, Usage, preset};
 
 /// Steps between two lines of the metrics.
@@ -57,9 +58,11 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     }
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&config.device)?;
-    let train = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
-    let config = if saved.is_some() { config } else { config.fitted(arguments.size, train.as_ref())? };
-    let test = config.data.open(&config.data_dir, Split::Test, None, output)?;
+    let place = Place::of(&config, arguments.data.cache.as_deref());
+    let opened = config.data.train(place, config.subset, output)?;
+    let test = config.data.test(place, None, output)?;
+    let config = if saved.is_some() { config.clone() } else { config.clone().fitted(arguments.size, &opened)? };
+    let (train, bad) = (opened.pictures, opened.bad);
     let loader = loader(&config, &train, arguments.workers)?;
 
     let (run, fresh) = match saved {
@@ -67,11 +70,13 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         Some((run, _)) => (run, false),
         None => {
             let path = arguments.run.clone().unwrap_or_else(|| RunFolder::fresh_path(&config));
-            (RunFolder::create(&path, &config)?, true)
+            let run = RunFolder::create(&path, &config)?;
+            run.list_left_out(&bad)?;
+            (run, true)
         }
     };
     let interrupt = Interrupt::listen()?;
-    let monitor = Monitor::held_out(&config, &train)?;
+    let monitor = Monitor::held_out(&config, &train, output)?;
     let mut training = Training::begin(&config, &run, &device, loader, monitor, output)?;
     if fresh {
         output.say(format!(
@@ -89,7 +94,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
             output.say("bf16 halves the memory of activations; a CPU multiplies in f32 here, so a step takes about as long as with f32");
         }
         if quick {
-            let expected = training.expected_time(&train, &test)?;
+            let expected = training.expected_time(&train, test.as_ref().map_or(0, |test| test.len()))?;
             output.say(format!(
                 "this is the quick preset: about {} on this machine (see `simclr-train pretrain --help` for more)",
                 human(expected)
@@ -111,17 +116,19 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     }
 
     // The test split is looked at here, once, after everything was chosen.
-    let final_sets = KnnSets { bank: train.clone(), queries: test, transform: config.test_transform()? };
-    let protocols = final_sets.protocols(config.knn_k, config.knn_temperature, output);
-    let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &config.context())?;
-    let outcome = Outcome {
-        state: training.state.clone(),
-        batch: config.batch,
-        pictures: train.len(),
-        raw_pixels: final_sets.test_raw_pixels(&protocols, output)?,
-        random: final_sets.test_model(&random, &protocols, "random", output)?,
-        trained: final_sets.test_model(&training.model, &protocols, "trained", output)?,
+    let knn = match KnnSets::last(&train, test, &config, output)? {
+        None => None,
+        Some(sets) => {
+            let protocols = sets.protocols(config.knn_k, config.knn_temperature, output);
+            let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &config.context())?;
+            Some(Knn {
+                raw_pixels: sets.test_raw_pixels(&protocols, output)?,
+                random: sets.test_model(&random, &protocols, "random", output)?,
+                trained: sets.test_model(&training.model, &protocols, "trained", output)?,
+            })
+        }
     };
+    let outcome = Outcome { state: training.state.clone(), batch: config.batch, pictures: train.len(), knn };
     summary::finish(&run, &config, &outcome, train.as_ref(), output)?;
     Ok(Ending::Done)
 }
@@ -164,10 +171,14 @@ pub(crate) fn stage(
 
 pub(crate) fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option<usize>) -> anyhow::Result<Loader> {
     if config.batch > train.len() {
-        let (batch, set, len) = (config.batch, config.data, train.len());
+        let (batch, set, len) = (config.batch, &config.data, train.len());
         return Err(Usage(format!("--batch is {batch}, but the training pictures of {set} are {len}")).into());
     }
-    let settings = LoaderConfig { batch: config.batch, workers: workers.unwrap_or(1), ..LoaderConfig::default() };
+    let settings = LoaderConfig {
+        batch: config.batch,
+        workers: workers.unwrap_or(config.data.workers()),
+        ..LoaderConfig::default()
+    };
     Ok(Loader::new(train.clone(), config.train_transform()?, settings)?)
 }
 
@@ -354,7 +365,7 @@ impl<'a> Training<'a> {
     }
 
     /// What the whole run will take, from a few steps and one evaluation batch of a model that is thrown away.
-    fn expected_time(&self, train: &Arc<dyn Pictures>, test: &Arc<dyn Pictures>) -> anyhow::Result<Duration> {
+    fn expected_time(&self, train: &Arc<dyn Pictures>, test: usize) -> anyhow::Result<Duration> {
         let (config, ctx) = (self.config, self.config.context());
         let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
         let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
@@ -374,7 +385,7 @@ impl<'a> Training<'a> {
         model.features(&pictures)?;
         let per_picture = began.elapsed().div_f64(pictures.dim(0)? as f64);
         let steps = self.loader.batches_per_epoch() as u64 * config.epochs;
-        let embedded = 2 * (train.len() + test.len()) + self.monitor.pictures_in_all(config.epochs);
+        let embedded = 2 * (train.len() + test) + self.monitor.pictures_in_all(config.epochs);
         Ok(times[1].mul_f64(steps as f64) + per_picture.mul_f64(embedded as f64))
     }
 }

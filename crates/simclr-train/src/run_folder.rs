@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
+use simclr_data::Bad;
 
 use crate::Usage;
 use crate::config::Config;
@@ -36,6 +37,19 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// Lists the pictures that the run goes without, if there are any.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn list_left_out(&self, bad: &[Bad]) -> anyhow::Result<()> {
+        if bad.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join("left_out.txt");
+        let lines: String = bad.iter().map(|bad| format!("{}: {}\n", bad.path.display(), bad.reason)).collect();
+        write_whole(&path, lines.as_bytes()).with_context(|| path.display().to_string())
+    }
+
     /// The paths of `path`, whatever is there.
     pub(crate) fn at(path: &Path) -> Self {
         Self { path: path.to_owned() }
@@ -56,7 +70,7 @@ impl RunFolder {
 
     /// A new name under `runs/`: what is trained on what, and when it began (UTC).
     pub(crate) fn fresh_path(config: &Config) -> PathBuf {
-        Self::fresh_named(&format!("{}-{}", config.data, config.arch))
+        Self::fresh_named(&format!("{}-{}", config.data.file_name(), config.arch))
     }
 
     /// A new name under `runs/` that begins with `what`.

@@ -20,11 +20,17 @@ use crate::report::{self, Report, Table};
 use crate::run_folder::{RunFolder, write_whole};
 use crate::sheet::{self, Sheet};
 
-/// What a finished run reached. Each list has one result per protocol, the course's first.
+/// What a finished run reached.
 pub(crate) struct Outcome {
     pub(crate) state: State,
     pub(crate) batch: usize,
     pub(crate) pictures: usize,
+    /// None without labels.
+    pub(crate) knn: Option<Knn>,
+}
+
+/// How its features classify. Each list has one result per protocol, the course's first.
+pub(crate) struct Knn {
     pub(crate) raw_pixels: Vec<KnnResult>,
     pub(crate) random: Vec<KnnResult>,
     pub(crate) trained: Vec<KnnResult>,
@@ -36,22 +42,35 @@ impl Outcome {
     }
 
     fn to_json(&self, run: &Path) -> Value {
-        let (trained, random, raw) = (&self.trained[0], &self.random[0], &self.raw_pixels[0]);
-        let all = |results: &[KnnResult]| -> Value { results.iter().map(to_json).collect() };
-        json!({
+        let mut object = json!({
             "run": run, "finished": true, "epochs": self.state.epoch, "steps": self.state.step,
-            "loss": self.state.last_epoch_loss, "knn_top1": trained.top1, "knn_top5": trained.top5,
-            "knn_top1_random": random.top1, "knn_top1_raw_pixels": raw.top1,
+            "loss": self.state.last_epoch_loss, "knn_top1": null, "knn_top1_random": null,
             "pairs_per_s": self.pairs_per_second(), "seconds": self.state.train_seconds,
-            "knn": { "trained": all(&self.trained), "random": all(&self.random), "raw_pixels": all(&self.raw_pixels) },
-        })
+        });
+        if let Some(knn) = &self.knn {
+            let (trained, random, raw) = (&knn.trained[0], &knn.random[0], &knn.raw_pixels[0]);
+            let all = |results: &[KnnResult]| -> Value { results.iter().map(to_json).collect() };
+            object["knn_top1"] = json!(trained.top1);
+            object["knn_top5"] = json!(trained.top5);
+            object["knn_top1_random"] = json!(random.top1);
+            object["knn_top1_raw_pixels"] = json!(raw.top1);
+            object["knn"] = json!({
+                "trained": all(&knn.trained), "random": all(&knn.random), "raw_pixels": all(&knn.raw_pixels),
+            });
+        }
+        object
     }
 
     fn table(&self) -> Table {
         let percent = |x: f64| format!("{:.2} %", 100.0 * x);
-        let mut columns = vec![format!("test top-1 / top-5 of {} pictures", self.trained[0].queries)];
+        let Some(knn) = &self.knn else {
+            let loss = self.state.last_epoch_loss.map_or(String::new(), |loss| format!("{loss:.4}"));
+            let columns = ["no labels to judge by", "mean loss of the last epoch"].map(String::from).into();
+            return Table { columns, rows: vec![vec![format!("{} pictures", self.pictures), loss]] };
+        };
+        let mut columns = vec![format!("test top-1 / top-5 of {} pictures", knn.trained[0].queries)];
         columns.extend(["raw pixels", "random encoder", "trained"].map(String::from));
-        let rows = self.trained.iter().zip(&self.random).zip(&self.raw_pixels).map(|((trained, random), raw)| {
+        let rows = knn.trained.iter().zip(&knn.random).zip(&knn.raw_pixels).map(|((trained, random), raw)| {
             let cell = |r: &KnnResult| format!("{} / {}", percent(r.top1), percent(r.top5));
             vec![describe(&trained.protocol), cell(raw), cell(random), cell(trained)]
         });
@@ -143,8 +162,11 @@ fn plots(events: &[Event], outcome: &Outcome) -> Vec<Plot> {
     let mut plots = vec![plot("Contrastive loss (NT-Xent)", "nats per view", vec![epochs, steps], Vec::new())];
     if !knn.points.is_empty() {
         let baseline = |name: &str, results: &[KnnResult]| (name.to_owned(), 100.0 * results[0].top1);
-        let baselines =
-            vec![baseline("raw pixels (test)", &outcome.raw_pixels), baseline("trained (test)", &outcome.trained)];
+        let baselines = outcome
+            .knn
+            .iter()
+            .flat_map(|knn| [baseline("raw pixels (test)", &knn.raw_pixels), baseline("trained (test)", &knn.trained)]);
+        let baselines = baselines.collect();
         plots.push(plot("kNN top-1", "%", vec![knn], baselines));
     }
     plots
@@ -209,6 +231,9 @@ fn command(config: &Config) -> String {
     add("--solarize", recipe.solarize_probability.to_string(), usual.solarize_probability.to_string());
     add("--min-crop", recipe.crop_scale[0].to_string(), usual.crop_scale[0].to_string());
     add("--grayscale", recipe.grayscale_probability.to_string(), usual.grayscale_probability.to_string());
+    let follows = if config.size == default.size { default.shorter_side } else { 2 * config.size };
+    add("--shorter-side", config.shorter_side.to_string(), follows.to_string());
+    add("--max-bad", config.max_bad.to_string(), default.max_bad.to_string());
     add("--size", config.size.to_string(), default.size.to_string());
     add("--holdout", config.holdout.to_string(), default.holdout.to_string());
     add("--arch", config.arch.clone(), String::new());

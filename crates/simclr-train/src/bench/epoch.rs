@@ -2,13 +2,13 @@
 
 use candle_core::DType;
 use serde_json::json;
-use simclr_data::Split;
 use simclr_model::Model;
 use simclr_optim::{Adam, AdamConfig};
 
 use super::{WARM_UP, mib};
 use crate::cli::BenchEpochArguments;
 use crate::config::{Config, precision};
+use crate::data_sets::Place;
 use crate::meter::Meter;
 use crate::output::Output;
 use crate::pretrain::{contrast, loader};
@@ -16,7 +16,7 @@ use crate::{Ending, Usage, machine};
 
 pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyhow::Result<Ending> {
     let base = Config::default();
-    let config = Config {
+    let mut config = Config {
         data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
         data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
         subset: arguments.data.subset,
@@ -26,10 +26,13 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         precision: precision(&arguments.model.precision)?,
         ..base
     };
+    config.overridden_data(&arguments.data, None);
     config.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
-    let train = config.data.open(&config.data_dir, Split::Train, config.subset, output)?;
+    let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
+    let config = config.fitted(None, &opened)?;
+    let train = opened.pictures;
     let loader = loader(&config, &train, arguments.workers)?;
     let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
     if steps <= WARM_UP {
