@@ -70,7 +70,7 @@ fn the_command_line_itself() {
         ("--epochs 3 pretrain", "pretrain"),
         ("bench step --steps 0", "--steps is 0, expected at least 1"),
         ("bench infer --steps 0", "--steps is 0, expected at least 1"),
-        ("bench augment --size 0", "--size is 0, expected at least 1"),
+        ("bench augment --size 0", "--size is 0, expected a number of pixels from 1 to 4096"),
         ("augment --out never.png --pictures 0", "--pictures is 0, expected a number from 1 to 100"),
         ("augment --out never.png --views 101", "--views is 101, expected a number from 1 to 100"),
         ("augment --out never.png --first 10000", "--first is 10000, but shapes has 10000 pictures"),

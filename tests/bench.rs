@@ -36,7 +36,8 @@ fn every_benchmark_has_its_fields() {
     let loss = ["batch", "dim", "form", "peak_mib_above_start", "s", "threads"];
     measured("bench loss --batch 16 --dim 8 --steps 1 --threads 1", &loss, &["s"]);
     for threads in [1, 2] {
-        let flags = format!("bench augment --size 8 --steps 1 --threads {threads}");
-        measured(&flags, &["size", "threads", "views_per_s"], &["views_per_s"]);
+        let data = if threads == 2 { "--data shapes --subset 64" } else { "" };
+        let flags = format!("bench augment --size 8 --steps 1 --threads {threads} {data}");
+        measured(&flags, &["data", "size", "threads", "views_per_s"], &["views_per_s"]);
     }
 }

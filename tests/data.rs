@@ -140,3 +140,40 @@ fn a_folder_without_labels_has_a_loss_and_no_knn() {
         ended.stderr
     );
 }
+
+/// Views of more than 64 pixels get the stem of ImageNet, unless somebody says otherwise; evaluation finds it in the file.
+#[test]
+fn large_views_get_the_large_stem() {
+    let dir = tempfile::tempdir().unwrap();
+    let stem_of = |flags: &str, name: &str| {
+        let folder = dir.path().join(name);
+        let typed = format!("pretrain --data shapes --subset 64 --width 4 --batch 16 --epochs 1 --max-steps 1 {flags}");
+        result(&format!("{typed} --run {}", folder.display()));
+        let config: toml::Table = fs::read_to_string(folder.join("config.toml")).unwrap().parse().unwrap();
+        config["stem"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(stem_of("", "small"), "3x3");
+    assert_eq!(stem_of("--size 64", "most"), "3x3");
+    assert_eq!(stem_of("--size 65", "large"), "7x7");
+    assert_eq!(stem_of("--size 72 --stem 3x3", "forced"), "3x3");
+    let evaluated = result(&format!(
+        "linear --checkpoint {} --labels 0.5 --epochs 1 --no-baselines",
+        dir.path().join("large").display()
+    ));
+    assert_eq!(evaluated["labels"], 32);
+    let exported = result(&format!(
+        "export --checkpoint {} --out {}",
+        dir.path().join("large").display(),
+        dir.path().join("a.pth").display()
+    ));
+    assert_eq!(exported["stem"], "7x7");
+    let imported = result(&format!(
+        "import {} --out {}",
+        dir.path().join("a.pth").display(),
+        dir.path().join("b.safetensors").display()
+    ));
+    assert_eq!((&imported["stem"], &imported["arch"]), (&"7x7".into(), &"resnet18".into()));
+    let wrong = run("pretrain --data shapes --stem 5x5");
+    assert_eq!(wrong.status, Some(2));
+    assert!(wrong.stderr.contains("--stem is 5x5, expected 3x3 or 7x7"), "{}", wrong.stderr);
+}

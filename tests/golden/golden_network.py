@@ -23,9 +23,17 @@ from safetensors.torch import save_file
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 BLOCKS = {"resnet18": (BasicBlock, [2, 2, 2, 2]), "resnet50": (Bottleneck, [3, 4, 6, 3])}
-PICTURES, SIZE, FEATURE_DIM, TAU, LOSSES = 4, 16, 128, 0.5, 10
+# "-7x7" behind the encoder is the stem of ImageNet with its max-pool.
+ENCODERS = ["resnet18", "resnet50", "resnet18-7x7", "resnet50-7x7"]
+PICTURES, FEATURE_DIM, TAU, LOSSES = 4, 128, 0.5, 10
 # By encoder and width: the pictures (a number in their names), and the least `margin` that they have.
 CASES = {("resnet18", 8): (57, 5), ("resnet18", 64): (0, 0), ("resnet50", 8): (0, 0), ("resnet50", 64): (0, 0)}
+CASES |= {("resnet18-7x7", 8): (0, 0), ("resnet50-7x7", 8): (0, 0)}
+
+
+def size(arch: str) -> int:
+    """Side of the pictures: odd maps under the max-pool."""
+    return 50 if arch.endswith("7x7") else 16
 
 
 def formula(name: str, shape) -> torch.Tensor:
@@ -44,12 +52,16 @@ def formula(name: str, shape) -> torch.Tensor:
 
 
 class Model(nn.Module):
-    """The course's model with another width: the 3x3 stem, no max-pool, the projection head."""
+    """The course's model with another width and, if the encoder says so, another stem."""
 
     def __init__(self, arch: str, width: int):
         super().__init__()
-        block, counts = BLOCKS[arch]
-        layers = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=False)]
+        encoder, _, large = arch.partition("-")
+        block, counts = BLOCKS[encoder]
+        convolution = nn.Conv2d(3, width, 7, 2, 3, bias=False) if large else nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        relu = nn.ReLU(inplace=False)
+        # The max-pool has no number of its own: layers are f.3 to f.6 in any case.
+        layers = [convolution, nn.BatchNorm2d(width), nn.Sequential(relu, nn.MaxPool2d(3, 2, 1)) if large else relu]
         c_in = width
         for layer, count in enumerate(counts):
             planes, blocks = width << layer, []
@@ -92,8 +104,9 @@ def build(arch: str, width: int, dtype, channels_last: bool) -> Model:
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-def pictures(number: int, dtype, channels_last: bool, shift: int = 0):
-    views = [formula(f"pictures.{number}.{side}", (PICTURES, 3, SIZE, SIZE)) * 1.7 for side in ("left", "right")]
+def pictures(arch: str, number: int, dtype, channels_last: bool, shift: int = 0):
+    shape = (PICTURES, 3, size(arch), size(arch))
+    views = [formula(f"pictures.{number}.{side}", shape) * 1.7 for side in ("left", "right")]
     views = [view.float().to(dtype).roll(shift, 0) for view in views]
     return [v.to(memory_format=torch.channels_last) if channels_last else v for v in views]
 
@@ -108,7 +121,7 @@ def embed(model: Model, views, joint: bool):
 
 def run(arch: str, width: int, number: int, joint: bool, dtype, channels_last: bool = False, shift: int = 0) -> dict:
     """Everything of one training: by kind, tensors by name. `shift` turns the pictures' order, which is no difference but rounding."""
-    model, views = build(arch, width, dtype, channels_last), pictures(number, dtype, channels_last, shift)
+    model, views = build(arch, width, dtype, channels_last), pictures(arch, number, dtype, channels_last, shift)
     back = lambda rows: torch.cat([view.detach().roll(-shift, 0) for view in rows.chunk(2)])
     with torch.no_grad():
         feature, out = embed(model.eval(), views, joint)
@@ -138,7 +151,7 @@ def activations(arch: str, width: int, number: int, dtype, channels_last: bool) 
         x = arguments[0].detach().double()
         maps.append(x.transpose(0, 1).reshape(x.shape[1], -1))
 
-    model, views = build(arch, width, dtype, channels_last), pictures(number, dtype, channels_last)
+    model, views = build(arch, width, dtype, channels_last), pictures(arch, number, dtype, channels_last)
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_pre_hook(look)
@@ -174,7 +187,7 @@ def make(out_dir: Path) -> None:
     # One thread: PyTorch splits sums by threads, and the float32 distances would depend on the machine's cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for arch in BLOCKS:
+    for arch in ENCODERS:
         tensors = {}
         for (_, width), (number, least) in {case: v for case, v in CASES.items() if case[0] == arch}.items():
             found = margin(arch, width, number) if least else 0

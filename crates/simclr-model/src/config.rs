@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use simclr_ops::max_pool2d::MaxPool;
+
 use crate::error::ModelError;
 use crate::weights;
 
@@ -61,11 +63,71 @@ impl FromStr for Arch {
     }
 }
 
+/// The first layer of the encoder, and whether a max-pool follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stem {
+    /// A 3×3 convolution with stride 1 and no max-pool: for small pictures, which lose too much otherwise. The course's.
+    Small,
+    /// A 7×7 convolution with stride 2 and a 3×3 max-pool with stride 2, as for ImageNet: layers see maps of a quarter the side.
+    Large,
+}
+
+impl Stem {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Small, Self::Large];
+
+    /// The stem for pictures of `size`×`size` pixels: the small one up to 64.
+    pub fn for_size(size: u32) -> Self {
+        if size <= 64 { Self::Small } else { Self::Large }
+    }
+
+    /// Side of its kernel.
+    pub(crate) fn kernel(self) -> usize {
+        match self {
+            Self::Small => 3,
+            Self::Large => 7,
+        }
+    }
+
+    /// Its stride.
+    pub(crate) fn stride(self) -> usize {
+        match self {
+            Self::Small => 1,
+            Self::Large => 2,
+        }
+    }
+
+    /// The max-pool behind it.
+    pub(crate) fn pool(self) -> Option<MaxPool> {
+        (self == Self::Large).then_some(MaxPool::STEM)
+    }
+}
+
+impl fmt::Display for Stem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Small => "3x3",
+            Self::Large => "7x7",
+        })
+    }
+}
+
+impl FromStr for Stem {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> Result<Self, ModelError> {
+        let known = Self::ALL.into_iter().find(|stem| stem.to_string() == name);
+        known.ok_or_else(|| ModelError::Config { field: "stem", found: name.to_owned(), expected: STEMS })
+    }
+}
+
 /// Everything that decides the names and shapes of a model's parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
     /// The encoder.
     pub arch: Arch,
+    /// What its pictures go through first.
+    pub stem: Stem,
     /// Channels of the stem and of the first layer inside its blocks; 64 in the papers.
     pub width: usize,
     /// Numbers of an embedding, the output of the projection head; 128 in the course.
@@ -81,7 +143,15 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// The course's model with another encoder: width 64, head of 512 with batch norm, 128 features.
     pub fn new(arch: Arch) -> Self {
-        Self { arch, width: 64, feature_dim: 128, hidden_dim: 512, head_layers: 2, head_batch_norm: true }
+        Self {
+            arch,
+            stem: Stem::Small,
+            width: 64,
+            feature_dim: 128,
+            hidden_dim: 512,
+            head_layers: 2,
+            head_batch_norm: true,
+        }
     }
 
     /// Numbers in a feature vector, the pooled output of the encoder: `8 · width`, four times that for bottlenecks.
@@ -117,9 +187,9 @@ impl ModelConfig {
     /// It is one entry, `key=value` with spaces between: the order of several entries in a file is random, and equal
     /// models should be equal files.
     pub(crate) fn to_metadata(&self) -> HashMap<String, String> {
-        let Self { arch, width, feature_dim, hidden_dim, head_layers, head_batch_norm } = self;
+        let Self { arch, stem, width, feature_dim, hidden_dim, head_layers, head_batch_norm } = self;
         let value = format!(
-            "arch={arch} stem={STEM} width={width} feature_dim={feature_dim} hidden_dim={hidden_dim} \
+            "arch={arch} stem={stem} width={width} feature_dim={feature_dim} hidden_dim={hidden_dim} \
              head_layers={head_layers} head_batch_norm={head_batch_norm}"
         );
         HashMap::from([(METADATA_KEY.to_owned(), value)])
@@ -131,12 +201,9 @@ impl ModelConfig {
             return Ok(None);
         };
         let entries: HashMap<&str, &str> = entry.split(' ').filter_map(|pair| pair.split_once('=')).collect();
-        let stem: String = field(&entries, "stem", STEM)?;
-        if stem != STEM {
-            return Err(ModelError::Config { field: "stem", found: stem, expected: STEM });
-        }
         let config = Self {
             arch: field(&entries, "arch", "resnet18, resnet34 or resnet50")?,
+            stem: field(&entries, "stem", STEMS)?,
             width: field(&entries, "width", SIZE)?,
             feature_dim: field(&entries, "feature_dim", SIZE)?,
             hidden_dim: field(&entries, "hidden_dim", SIZE)?,
@@ -168,12 +235,23 @@ const HEAD_LAYERS: &str = "a number from 1 to 64";
 /// The entry of a safetensors file's metadata that describes the model.
 const METADATA_KEY: &str = "simclr.model";
 
-/// The only stem so far: 3×3 with stride 1 and no max-pool, for pictures of up to 64 pixels.
-const STEM: &str = "3x3";
+const STEMS: &str = "3x3 or 7x7";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stems_go_both_ways_and_follow_the_size() {
+        for stem in Stem::ALL {
+            assert_eq!(stem.to_string().parse::<Stem>().unwrap(), stem);
+        }
+        assert!("9x9".parse::<Stem>().unwrap_err().to_string().contains("9x9, expected 3x3 or 7x7"));
+        assert_eq!(
+            [1, 32, 64, 65, 224].map(Stem::for_size),
+            [Stem::Small, Stem::Small, Stem::Small, Stem::Large, Stem::Large]
+        );
+    }
 
     #[test]
     fn names_go_both_ways() {
@@ -187,6 +265,8 @@ mod tests {
     #[test]
     fn metadata_goes_both_ways_and_its_mistakes_are_named() {
         let config = ModelConfig { width: 16, head_batch_norm: false, ..ModelConfig::new(Arch::ResNet34) };
+        let large = ModelConfig { stem: Stem::Large, ..config.clone() };
+        assert_eq!(ModelConfig::from_metadata(&large.to_metadata()).unwrap(), Some(large));
         let metadata = config.to_metadata();
         assert_eq!(ModelConfig::from_metadata(&metadata).unwrap(), Some(config));
         let foreign = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -197,8 +277,8 @@ mod tests {
             ("width=16", "width=16385", "`width` is 16385, expected a number from 1 to 16384"),
             ("head_layers=2", "head_layers=65", "`head_layers` is 65, expected a number from 1 to 64"),
             ("arch=resnet34", "arch=vgg", "`arch` is vgg, expected resnet18"),
-            ("stem=3x3", "stem=7x7", "`stem` is 7x7"),
-            ("stem=3x3", "", "`stem` is missing, expected 3x3"),
+            ("stem=3x3", "stem=5x5", "`stem` is 5x5, expected 3x3 or 7x7"),
+            ("stem=3x3", "", "`stem` is missing, expected 3x3 or 7x7"),
             ("head_layers=2", "", "`head_layers` is missing"),
             ("=false", "=maybe", "`head_batch_norm` is maybe, expected true or false"),
         ];

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use simclr_ops::Context;
 use simclr_ops::conv2d::{Folded, Threads};
+use simclr_ops::max_pool2d::{self, MaxPool};
 use simclr_ops::tape::Value;
 
 use crate::config::ModelConfig;
@@ -24,22 +25,27 @@ pub(crate) trait Layer {
         residual: Option<&Self::Map>,
         relu: bool,
     ) -> Result<Self::Map>;
+
+    /// The greatest number of every window of a map.
+    fn max_pool(pass: &mut Self::Pass, x: &Self::Map, pool: MaxPool) -> Result<Self::Map>;
 }
 
-/// A ResNet with a 3×3 stem and no max-pool, as the course makes it of torchvision's.
+/// A ResNet, as torchvision has it or with the small stem that the course gives it.
 ///
 /// Under PyTorch's names of the `Sequential` that the course builds: `f.0` stem, `f.1` its batch norm, `f.3` to `f.6` the
-/// four layers (`f.2` is the ReLU).
+/// four layers (`f.2` is the ReLU; the max-pool, where there is one, has no name).
 #[derive(Debug)]
 pub(crate) struct Encoder<L = ConvBn> {
-    pub(crate) stem: L,
+    stem: L,
+    pool: Option<MaxPool>,
     pub(crate) blocks: Vec<Block<L>>,
 }
 
 impl Encoder {
     pub(crate) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let expansion = if config.arch.has_bottlenecks() { 4 } else { 1 };
-        let stem = ConvBn::new(3, config.width, 3, 1, &vb.pp("0"), &vb.pp("1"))?;
+        let (kernel, stride) = (config.stem.kernel(), config.stem.stride());
+        let stem = ConvBn::new(3, config.width, kernel, stride, &vb.pp("0"), &vb.pp("1"))?;
         let mut blocks = Vec::new();
         let mut c_in = config.width;
         for (layer, count) in config.arch.blocks().into_iter().enumerate() {
@@ -51,7 +57,7 @@ impl Encoder {
                 c_in = sizes.c_out;
             }
         }
-        Ok(Self { stem, blocks })
+        Ok(Self { stem, pool: config.stem.pool(), blocks })
     }
 
     /// A parameter that every output depends on: what ties the encoder's tape to candle's graph.
@@ -61,6 +67,7 @@ impl Encoder {
 
     pub(crate) fn multiply_adds(&self, size: [usize; 2]) -> u64 {
         let (mut total, mut size) = self.stem.conv.multiply_adds(size);
+        size = self.pool.map_or(size, |pool| pool.size_out(size));
         for block in &self.blocks {
             if let Some(downsample) = &block.downsample {
                 total += downsample.conv.multiply_adds(size).0;
@@ -76,7 +83,7 @@ impl Encoder {
     /// The same network for evaluation of pictures of `size`: running statistics, batch norm folded into packed weights.
     pub(crate) fn fold(&self, ctx: &Context, size: [usize; 2]) -> Result<Encoder<Folded>> {
         let stem = self.stem.fold(ctx, size)?;
-        let mut size = stem.size_out();
+        let mut size = self.pool.map_or(stem.size_out(), |pool| pool.size_out(stem.size_out()));
         let mut blocks = Vec::new();
         for block in &self.blocks {
             let downsample = block.downsample.as_ref().map(|layer| layer.fold(ctx, size)).transpose()?;
@@ -88,14 +95,20 @@ impl Encoder {
             }
             blocks.push(Block { layers, downsample });
         }
-        Ok(Encoder { stem, blocks })
+        Ok(Encoder { stem, pool: self.pool, blocks })
     }
 }
 
 impl<L: Layer> Encoder<L> {
-    /// `[n, h, w, 3]` to the map `[n, h / 8, w / 8, c]` that is pooled.
+    /// `[n, h, w, 3]` to what the first block takes.
+    pub(crate) fn stem(&self, pass: &mut L::Pass, pictures: &L::Map) -> Result<L::Map> {
+        let x = self.stem.forward(pass, pictures, None, true)?;
+        self.pool.map_or(Ok(x.clone()), |pool| L::max_pool(pass, &x, pool))
+    }
+
+    /// `[n, h, w, 3]` to the map `[n, h / 8, w / 8, c]` (large stem: `h / 32`, `w / 32`) that is pooled.
     pub(crate) fn forward(&self, pass: &mut L::Pass, pictures: &L::Map) -> Result<L::Map> {
-        let mut x = self.stem.forward(pass, pictures, None, true)?;
+        let mut x = self.stem(pass, pictures)?;
         for block in &self.blocks {
             x = block.forward(pass, &x)?;
         }
@@ -197,6 +210,10 @@ impl Layer for ConvBn {
         let x = self.conv.forward(pass, x)?;
         self.norm.forward(pass, &x, residual, relu)
     }
+
+    fn max_pool(pass: &mut Pass, x: &Value, pool: MaxPool) -> Result<Value> {
+        Ok(pass.tape.max_pool2d(x, pool)?)
+    }
 }
 
 /// The layer for evaluation.
@@ -206,5 +223,9 @@ impl Layer for Folded {
 
     fn forward(&self, threads: &mut Threads, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
         Ok(Folded::forward(self, x, residual, relu, *threads)?)
+    }
+
+    fn max_pool(_: &mut Threads, x: &Tensor, pool: MaxPool) -> Result<Tensor> {
+        Ok(max_pool2d::forward(&Context::new(), x, pool)?.0)
     }
 }

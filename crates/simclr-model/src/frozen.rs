@@ -65,7 +65,7 @@ impl Encoder<Folded> {
             self.blocks.split_at(self.blocks.iter().take_while(|b| b.numbers() * group >= b.weights()).count());
         let through_the_first = |start: usize| -> Result<Tensor> {
             let pictures = pictures.narrow(0, start, group.min(n - start))?;
-            let stem = self.stem.forward(&pictures, None, true, Threads::One)?;
+            let stem = self.stem(&mut Threads::One, &pictures)?;
             first.iter().try_fold(stem, |x, block| block.forward(&mut Threads::One, &x))
         };
         // No pictures make a map, too: an empty one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::config::{Arch, ModelConfig};
+use crate::config::{Arch, ModelConfig, Stem};
 
 /// Why a state dict is none of a model of ours.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum InferError {
     Torchvision,
     /// Another stem.
     #[error(
-        "the stem f.0.weight has shape {found:?}, expected [width, 3, 3, 3]: one of 3x3 without a max-pool after it"
+        "the stem f.0.weight has shape {found:?}, expected [width, 3, 3, 3] or, with a max-pool after it, [width, 3, 7, 7]"
     )]
     Stem {
         /// Its shape.
@@ -50,8 +50,9 @@ pub enum InferError {
 /// Only what decides between models is looked at; whether all tensors are there is seen by holding them against the model's.
 /// What the names cannot tell, hidden width and batch norm of a head of one layer, is as in the course.
 pub(crate) fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<ModelConfig, InferError> {
-    let width = match tensors.get("f.0.weight").map(Tensor::dims) {
-        Some(&[width, 3, 3, 3]) => width,
+    let (width, stem) = match tensors.get("f.0.weight").map(Tensor::dims) {
+        Some(&[width, 3, 3, 3]) => (width, Stem::Small),
+        Some(&[width, 3, 7, 7]) => (width, Stem::Large),
         Some(found) => return Err(InferError::Stem { found: found.to_vec() }),
         None if tensors.contains_key("conv1.weight") => return Err(InferError::Torchvision),
         None => return Err(InferError::NoStem { first: tensors.keys().next().cloned() }),
@@ -77,7 +78,7 @@ pub(crate) fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<ModelConfig, I
     let (Some(&(first, hidden_dim)), Some(&(_, feature_dim))) = (linear.first(), linear.last()) else {
         return Err(InferError::NoHead);
     };
-    let config = ModelConfig { width, feature_dim, head_layers: linear.len(), ..ModelConfig::new(arch) };
+    let config = ModelConfig { stem, width, feature_dim, head_layers: linear.len(), ..ModelConfig::new(arch) };
     Ok(if linear.len() == 1 {
         config
     } else {
@@ -107,6 +108,7 @@ mod tests {
                 ModelConfig { head_layers: 12, ..course.clone() },
                 ModelConfig { head_layers: 1, ..course.clone() },
                 ModelConfig { head_layers: 3, ..plain.clone() },
+                ModelConfig { stem: Stem::Large, ..plain.clone() },
                 course,
                 plain,
             ] {
@@ -123,8 +125,8 @@ mod tests {
             change(&mut tensors);
             infer(&tensors).unwrap_err().to_string()
         };
-        let seven = message(&|tensors| drop(tensors.insert("f.0.weight".into(), zeros(&[64, 3, 7, 7]))));
-        assert!(seven.contains("f.0.weight has shape [64, 3, 7, 7], expected [width, 3, 3, 3]"), "{seven}");
+        let five = message(&|tensors| drop(tensors.insert("f.0.weight".into(), zeros(&[64, 3, 5, 5]))));
+        assert!(five.contains("f.0.weight has shape [64, 3, 5, 5], expected [width, 3, 3, 3] or, with"), "{five}");
         let torchvision = message(&|tensors| *tensors = [("conv1.weight".into(), zeros(&[64, 3, 7, 7]))].into());
         assert!(torchvision.contains("torchvision's names (conv1.weight"), "{torchvision}");
         let other = message(&|tensors| *tensors = [("fc.weight".into(), zeros(&[2, 2]))].into());

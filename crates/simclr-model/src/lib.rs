@@ -16,7 +16,7 @@ mod model;
 mod pth;
 mod weights;
 
-pub use config::{Arch, ModelConfig};
+pub use config::{Arch, ModelConfig, Stem};
 pub use error::ModelError;
 pub use frozen::FrozenEncoder;
 pub use infer::InferError;

@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use simclr_loss::nt_xent;
-use simclr_model::{Arch, Model, ModelConfig};
+use simclr_model::{Arch, Model, ModelConfig, Stem};
 use simclr_ops::storage::modify;
 use simclr_ops::{Context, Form};
 use simclr_optim::{Adam, AdamConfig};
 
 const PICTURES: usize = 4;
-const SIZE: usize = 16;
 const TAU: f64 = 0.5;
 const LOSSES: usize = 10;
 
@@ -69,19 +68,66 @@ fn resnet50_as_in_the_course() {
     }
 }
 
-fn golden(arch: Arch) -> HashMap<String, Tensor> {
-    let path = format!("{}/../../tests/golden/network_{arch}.safetensors", env!("CARGO_MANIFEST_DIR"));
+#[test]
+fn the_stem_of_imagenet_in_every_form() {
+    for arch in [Arch::ResNet18, Arch::ResNet50] {
+        let large = Encoder { arch, stem: Stem::Large };
+        let golden = golden(large);
+        for joint in [false, true] {
+            compare(&golden, large, 8, joint, Form::Reference, false);
+            compare(&golden, large, 8, joint, Form::Fast, false);
+        }
+    }
+}
+
+/// Of what a fixture is.
+#[derive(Clone, Copy)]
+struct Encoder {
+    arch: Arch,
+    stem: Stem,
+}
+
+impl From<Arch> for Encoder {
+    fn from(arch: Arch) -> Self {
+        Self { arch, stem: Stem::Small }
+    }
+}
+
+impl Encoder {
+    /// Side of its pictures.
+    fn size(self) -> usize {
+        if self.stem == Stem::Large { 50 } else { 16 }
+    }
+}
+
+impl std::fmt::Display for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.arch, if self.stem == Stem::Large { "-7x7" } else { "" })
+    }
+}
+
+fn golden(encoder: impl Into<Encoder>) -> HashMap<String, Tensor> {
+    let encoder = encoder.into();
+    let path = format!("{}/../../tests/golden/network_{encoder}.safetensors", env!("CARGO_MANIFEST_DIR"));
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 /// One network, width and view mode against the fixture, in both types. `alone`: no activation is so near to zero that float32
 /// could put it on the other side, so that every gradient is judged by itself.
-fn compare(golden: &HashMap<String, Tensor>, arch: Arch, width: usize, joint: bool, form: Form, alone: bool) {
+fn compare(
+    golden: &HashMap<String, Tensor>,
+    encoder: impl Into<Encoder>,
+    width: usize,
+    joint: bool,
+    form: Form,
+    alone: bool,
+) {
+    let encoder = encoder.into();
     let mode = if joint { "joint" } else { "separate" };
-    let what = format!("{arch} of width {width}, {mode}, {form:?}");
+    let what = format!("{encoder} of width {width}, {mode}, {form:?}");
     let stored = |name: &str| &golden[&format!("{width}.{mode}.{name}")];
     let number = golden[&format!("{width}.pictures")].to_scalar::<i64>().unwrap();
-    let run = |dtype| run(arch, width, number, joint, dtype, &Context::with_form(form));
+    let run = |dtype| run(encoder, width, number, joint, dtype, &Context::with_form(form));
 
     let (truth, single) = (run(DType::F64), run(DType::F32));
     let whole_distance = numbers(stored("gradient_distance"))[0];
@@ -124,8 +170,9 @@ fn compare(golden: &HashMap<String, Tensor>, arch: Arch, width: usize, joint: bo
 }
 
 /// The training of the fixture.
-fn run(arch: Arch, width: usize, number: i64, joint: bool, dtype: DType, ctx: &Context) -> Run {
-    let config = ModelConfig { width, ..ModelConfig::new(arch) };
+fn run(encoder: Encoder, width: usize, number: i64, joint: bool, dtype: DType, ctx: &Context) -> Run {
+    let size = encoder.size();
+    let config = ModelConfig { width, stem: encoder.stem, ..ModelConfig::new(encoder.arch) };
     let model = Model::new(&config, 0, dtype, &Device::Cpu, ctx).unwrap();
     for (name, tensor) in model.state().iter().filter(|(_, tensor)| tensor.dtype() == dtype) {
         let values = initial(name, tensor.dims());
@@ -137,9 +184,9 @@ fn run(arch: Arch, width: usize, number: i64, joint: bool, dtype: DType, ctx: &C
         }
     }
     let [left, right] = ["left", "right"].map(|side| {
-        let values = formula(&format!("pictures.{number}.{side}"), PICTURES * 3 * SIZE * SIZE);
+        let values = formula(&format!("pictures.{number}.{side}"), PICTURES * 3 * size * size);
         let values: Vec<f32> = values.iter().map(|v| (v * 1.7) as f32).collect();
-        Tensor::from_vec(values, (PICTURES, 3, SIZE, SIZE), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+        Tensor::from_vec(values, (PICTURES, 3, size, size), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
     });
     // Features and outputs of both views, one after the other.
     let embed = |train: bool| -> (Tensor, Tensor) {

@@ -20,6 +20,7 @@ pub mod exponential;
 pub mod global_avg_pool;
 pub mod l2_normalize;
 pub mod linear;
+pub mod max_pool2d;
 pub mod peak;
 pub mod product;
 pub mod profile;

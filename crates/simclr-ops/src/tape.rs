@@ -12,9 +12,10 @@ use crate::batch_norm::{self, BatchNorm, Moments, Normalised, Statistics};
 use crate::context::Context;
 use crate::conv2d::{self, InputGradient, Window};
 use crate::error::OpsError;
+use crate::max_pool2d::MaxPool;
 use crate::profile::Work;
 use crate::storage::add_assign;
-use crate::{global_avg_pool, l2_normalize, linear};
+use crate::{global_avg_pool, l2_normalize, linear, max_pool2d};
 
 /// A tensor on a tape.
 #[derive(Clone, Debug)]
@@ -186,6 +187,18 @@ impl Tape {
         let x_id = x.id;
         Ok(self.record(y, &[x], move |ctx, grad, gradients| {
             gradients.add(ctx, x_id, global_avg_pool::backward(ctx, &saved, &grad)?)
+        }))
+    }
+
+    /// [`max_pool2d::forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn max_pool2d(&mut self, x: &Value, pool: MaxPool) -> Result<Value, OpsError> {
+        let (y, saved) = max_pool2d::forward(&self.ctx, &x.tensor, pool)?;
+        let x_id = x.id;
+        Ok(self.record(y, &[x], move |ctx, grad, gradients| {
+            gradients.add(ctx, x_id, max_pool2d::backward(ctx, &saved, &grad)?)
         }))
     }
 

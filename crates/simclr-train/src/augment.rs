@@ -30,7 +30,7 @@ pub(crate) fn command(arguments: &AugmentArguments, output: &Output) -> anyhow::
         }
     }
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
-    let config = config.fitted(arguments.size, &opened)?;
+    let config = config.fitted(arguments.size, None, &opened)?;
     let set = opened.pictures;
     let (first, len) = (arguments.first, set.len());
     if first >= len {

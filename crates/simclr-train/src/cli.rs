@@ -171,6 +171,9 @@ pub(crate) struct PretrainArguments {
     /// The encoder: resnet18, resnet34 or resnet50 [default: resnet18]
     #[arg(long, value_name = "ARCH", help_heading = "Model")]
     pub(crate) arch: Option<String>,
+    /// The encoder's first layer: 3x3, or 7x7 with stride and max-pool [default: 3x3 for views of up to 64 pixels, 7x7 beyond]
+    #[arg(long, value_name = "STEM", help_heading = "Model")]
+    pub(crate) stem: Option<String>,
     /// Channels of the encoder's first layer; 64 in the papers [default: 64]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(crate) width: Option<usize>,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simclr_data::{Normalization, Recipe, TestTransform, TrainTransform};
-use simclr_model::{Arch, ModelConfig};
+use simclr_model::{Arch, ModelConfig, Stem};
 use simclr_ops::Context;
 
 use crate::Usage;
@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) holdout: f64,
     /// The encoder.
     pub(crate) arch: String,
+    /// Its first layer.
+    pub(crate) stem: String,
     /// Channels of its first layer.
     pub(crate) width: usize,
     /// Numbers in an embedding.
@@ -122,6 +124,7 @@ impl Default for Config {
             normalization: Normalization::CIFAR10,
             holdout: 0.1,
             arch: Arch::ResNet18.to_string(),
+            stem: Stem::Small.to_string(),
             width: 64,
             feature_dim: 128,
             views: Views::Separate,
@@ -202,6 +205,7 @@ impl Config {
         self.overridden_data(&arguments.data, arguments.size);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
+        set(&mut self.stem, &arguments.stem);
         set(&mut self.width, &arguments.width);
         set(&mut self.feature_dim, &arguments.feature_dim);
         set(&mut self.device, &arguments.machine.device);
@@ -256,7 +260,13 @@ impl Config {
     /// These settings with the encoder and the sizes of a model.
     #[must_use]
     pub(crate) fn of_model(self, model: &ModelConfig) -> Self {
-        Self { arch: model.arch.to_string(), width: model.width, feature_dim: model.feature_dim, ..self }
+        Self {
+            arch: model.arch.to_string(),
+            stem: model.stem.to_string(),
+            width: model.width,
+            feature_dim: model.feature_dim,
+            ..self
+        }
     }
 
     /// Checks that `model`, which came from the file `path`, is the one of these settings.
@@ -264,7 +274,9 @@ impl Config {
     /// # Errors
     /// [`Usage`] naming both.
     pub(crate) fn must_be(&self, model: &ModelConfig, path: &Path) -> Result<(), Usage> {
-        let told = |c: &Self| format!("{} of width {} with {} features", c.arch, c.width, c.feature_dim);
+        let told = |c: &Self| {
+            format!("{} with the {} stem, of width {} with {} features", c.arch, c.stem, c.width, c.feature_dim)
+        };
         let (found, wanted) = (told(&Self::default().of_model(model)), told(self));
         if found == wanted {
             return Ok(());
@@ -272,17 +284,28 @@ impl Config {
         Err(Usage(format!("{} is a {found}, the settings say {wanted}", path.display())))
     }
 
-    /// These settings with what the pictures of `train` suggest, where nothing else was typed: the size of the views, and how
-    /// bytes become numbers.
+    /// These settings with what the pictures of `train` suggest, where nothing else was typed: the size of the views, the stem for
+    /// it, and how bytes become numbers.
     ///
     /// # Errors
     /// If a picture cannot be had.
-    pub(crate) fn fitted(self, typed_size: Option<u32>, train: &Opened) -> anyhow::Result<Self> {
+    pub(crate) fn fitted(
+        self,
+        typed_size: Option<u32>,
+        typed_stem: Option<&str>,
+        train: &Opened,
+    ) -> anyhow::Result<Self> {
         let normalization = match train.normalization {
             Some(known) => known,
             None => Normalization::measured(train.pictures.as_ref(), MEASURED)?,
         };
-        Ok(Self { size: typed_size.unwrap_or(train.size), normalization, ..self })
+        let size = typed_size.unwrap_or(train.size);
+        // Weights to begin with bring their stem.
+        let stem = match (typed_stem, &self.init) {
+            (None, None) => Stem::for_size(size).to_string(),
+            _ => self.stem.clone(),
+        };
+        Ok(Self { size, stem, normalization, ..self })
     }
 
     /// How views are made.
@@ -307,7 +330,11 @@ impl Config {
     /// [`Usage`] for an unknown encoder.
     pub(crate) fn model(&self) -> Result<ModelConfig, Usage> {
         let arch = arch(&self.arch)?;
-        Ok(ModelConfig { width: self.width, feature_dim: self.feature_dim, ..ModelConfig::new(arch) })
+        let stem = self.stem.parse().map_err(|_| {
+            let stems: Vec<String> = Stem::ALL.iter().map(Stem::to_string).collect();
+            Usage(format!("--stem is {}, expected {}", self.stem, stems.join(" or ")))
+        })?;
+        Ok(ModelConfig { stem, width: self.width, feature_dim: self.feature_dim, ..ModelConfig::new(arch) })
     }
 
     /// Where and how its model computes.

@@ -84,11 +84,14 @@ fn write(model: &Model, format: Format, from: &Path, out: &Path, output: &Output
         Format::Pth => model.save_pth(out)?,
         Format::Safetensors => model.save(out)?,
     }
-    let ModelConfig { arch, width, feature_dim, hidden_dim, head_layers, head_batch_norm } = model.config();
+    let ModelConfig { arch, stem, width, feature_dim, hidden_dim, head_layers, head_batch_norm } = model.config();
     let parameters = model.parameter_count();
-    let text = format!("{}: {arch}, width {width}, {feature_dim} features, {parameters} parameters", out.display());
+    let text = format!(
+        "{}: {arch}, stem {stem}, width {width}, {feature_dim} features, {parameters} parameters",
+        out.display()
+    );
     let object = json!({
-        "from": from, "out": out, "arch": arch.to_string(), "width": width, "feature_dim": feature_dim,
+        "from": from, "out": out, "arch": arch.to_string(), "stem": stem.to_string(), "width": width, "feature_dim": feature_dim,
         "hidden_dim": hidden_dim, "head_layers": head_layers, "head_batch_norm": head_batch_norm, "parameters": parameters,
     });
     output.result(text, &object);

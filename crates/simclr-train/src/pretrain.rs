@@ -61,7 +61,11 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     let place = Place::of(&config, arguments.data.cache.as_deref());
     let opened = config.data.train(place, config.subset, output)?;
     let test = config.data.test(place, None, output)?;
-    let config = if saved.is_some() { config.clone() } else { config.clone().fitted(arguments.size, &opened)? };
+    let config = if saved.is_some() {
+        config.clone()
+    } else {
+        config.clone().fitted(arguments.size, arguments.stem.as_deref(), &opened)?
+    };
     let (train, bad) = (opened.pictures, opened.bad);
     let loader = loader(&config, &train, arguments.workers)?;
 
@@ -80,11 +84,13 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     let mut training = Training::begin(&config, &run, &device, loader, monitor, output)?;
     if fresh {
         output.say(format!(
-            "{}, {} parameters, on {} pictures of {} (labels unseen); batch {}, {} epochs of {} steps; run {}",
+            "{} with the {} stem, {} parameters, on {} pictures of {} at {} pixels (labels unseen); batch {}, {} epochs of {} steps; run {}",
             config.arch,
+            config.stem,
             training.model.parameter_count(),
             train.len(),
             config.data,
+            config.size,
             config.batch,
             config.epochs,
             training.loader.batches_per_epoch(),

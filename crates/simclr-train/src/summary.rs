@@ -237,6 +237,8 @@ fn command(config: &Config) -> String {
     add("--size", config.size.to_string(), default.size.to_string());
     add("--holdout", config.holdout.to_string(), default.holdout.to_string());
     add("--arch", config.arch.clone(), String::new());
+    let usual_stem = simclr_model::Stem::for_size(config.size).to_string();
+    add("--stem", config.stem.clone(), usual_stem);
     add("--width", config.width.to_string(), default.width.to_string());
     add("--feature-dim", config.feature_dim.to_string(), default.feature_dim.to_string());
     add("--init", config.init.as_ref().map_or(String::new(), |path| path.display().to_string()), String::new());
@@ -296,6 +298,7 @@ mod tests {
         let config = Config {
             subset: Some(4000),
             size: 24,
+            stem: "7x7".into(),
             width: 16,
             batch: 64,
             views: crate::config::Views::Joint,

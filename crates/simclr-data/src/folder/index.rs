@@ -192,3 +192,40 @@ pub(super) fn read(path: &Path, len: u64) -> Result<Option<Vec<u8>>, String> {
     file.take(LONGEST).read_to_end(&mut bytes).map_err(told)?;
     Ok(Some(bytes))
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Two pictures in a folder, and an open cache whose pixels go to `pixels`.
+    fn pass(pixels: &Path) -> (Index, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut names = Names::default();
+        for name in ["a.png", "b.png"] {
+            let color = image::Rgb([name.as_bytes()[0], 0, 0]);
+            image::RgbImage::from_pixel(40, 40, color).save(dir.path().join(name)).unwrap();
+            names.push(name.as_bytes());
+        }
+        let mut remarks = Vec::new();
+        let mut cache = Cache::open(&dir.path().join("cache"), &mut remarks).unwrap();
+        let file = |path: &Path| fs::File::options().write(true).open(path).unwrap();
+        let index = dir.path().join("cache/index");
+        cache.writer = Some(Writer::new("CACHE".into(), file(&index), file(pixels), 0, file(&index)));
+        let mut progress = |_, _| ControlFlow::Continue(());
+        let config = FolderConfig::default();
+        let index = super::index(dir.path(), names, &config, Some(cache), &mut remarks, &mut progress).unwrap();
+        (index, remarks)
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_writing_and_nothing_else() {
+        let (index, remarks) = pass(Path::new("/dev/full"));
+        assert_eq!((index.keys.len(), index.decoded, &index.places[..]), (2, 2, &[None, None][..]));
+        assert_eq!(remarks, ["cache CACHE: nothing more is written to it: No space left on device (os error 28)"]);
+        let writable = tempfile::NamedTempFile::new().unwrap();
+        let (index, remarks) = pass(writable.path());
+        assert!(index.places.iter().all(Option::is_some) && remarks.is_empty(), "{remarks:?}");
+    }
+}

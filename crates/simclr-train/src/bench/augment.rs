@@ -4,28 +4,53 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
-use simclr_data::{DataError, Loader, LoaderConfig, Normalization, Picture, Pictures, Recipe, TrainTransform};
+use simclr_data::{DataError, Loader, LoaderConfig, Picture, Pictures};
 use simclr_ops::random::stream;
 
 use super::{WARM_UP, at_least_one, median};
 use crate::Ending;
 use crate::cli::BenchAugmentArguments;
+use crate::config::Config;
+use crate::data_sets::Place;
+use crate::machine;
 use crate::output::Output;
 
-/// Pictures of a pass, and of a batch.
+/// Random pictures of a pass.
 const PICTURES: usize = 2_000;
+
+/// Pictures of a batch: fewer if they are large, as in training.
 const BATCH: usize = 250;
+const BATCH_PIXELS: usize = 1 << 21;
 
 pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> anyhow::Result<Ending> {
-    at_least_one("--size", arguments.size as usize)?;
+    let mut config = Config { subset: arguments.data.subset, ..Config::default() };
+    config.overridden_data(&arguments.data, arguments.size);
+    config.data_dir = arguments.data.data_dir.clone().unwrap_or(config.data_dir);
     at_least_one("--threads", arguments.threads)?;
     at_least_one("--steps", arguments.steps)?;
-    let (size, threads) = (arguments.size, arguments.threads);
-    let transform = TrainTransform::new(Recipe::default(), size, Normalization::CIFAR10, 0)?;
+    let threads = arguments.threads;
+    machine::use_threads(Some(threads))?;
+    let (set, name): (Arc<dyn Pictures>, _) = match &arguments.data.data {
+        Some(name) => {
+            config.data = name.parse()?;
+            config.validate()?;
+            let opened =
+                config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
+            config = config.fitted(arguments.size, None, &opened)?;
+            (opened.pictures, config.data.to_string())
+        }
+        None => {
+            config.validate()?;
+            (Arc::new(Noise::new(config.size)), "noise".to_owned())
+        }
+    };
     // One thread is this one.
     let workers = if threads == 1 { 0 } else { threads };
-    let config = LoaderConfig { batch: BATCH, workers, ..LoaderConfig::default() };
-    let loader = Loader::new(Arc::new(Noise::new(size)), transform, config)?;
+    let size = config.size as usize;
+    let batch = (BATCH_PIXELS / (size * size)).clamp(2, BATCH).min(set.len());
+    let loader =
+        Loader::new(set, config.train_transform()?, LoaderConfig { batch, workers, ..LoaderConfig::default() })?;
+    let views = 2 * batch * loader.batches_per_epoch();
     let mut times = Vec::new();
     for pass in 0..WARM_UP + arguments.steps {
         let began = Instant::now();
@@ -36,10 +61,10 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
             times.push(began.elapsed().as_secs_f64());
         }
     }
-    let views_per_s = (2 * PICTURES) as f64 / median(times);
-    let object = json!({ "threads": threads, "size": size, "views_per_s": views_per_s });
+    let views_per_s = views as f64 / median(times);
+    let object = json!({ "data": name, "threads": threads, "size": size, "views_per_s": views_per_s });
     let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
-    let text = format!("the course's views of {size}x{size} pixels, {threads}: {views_per_s:.0} views/s");
+    let text = format!("the course's views of {name} at {size}x{size} pixels, {threads}: {views_per_s:.0} views/s");
     output.result(text, &object);
     Ok(Ending::Done)
 }

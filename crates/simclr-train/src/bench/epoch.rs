@@ -26,12 +26,12 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         precision: precision(&arguments.model.precision)?,
         ..base
     };
-    config.overridden_data(&arguments.data, None);
+    config.overridden_data(&arguments.data, arguments.size);
     config.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
-    let config = config.fitted(None, &opened)?;
+    let config = config.fitted(arguments.size, None, &opened)?;
     let train = opened.pictures;
     let loader = loader(&config, &train, arguments.workers)?;
     let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));

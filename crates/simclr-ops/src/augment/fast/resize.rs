@@ -7,6 +7,8 @@ use crate::augment::{Crop, Picture, Planes};
 const ROWS: usize = 32;
 /// Bytes of such a column.
 const COLUMN: usize = 3 * ROWS;
+/// Bytes whose sums are kept in registers.
+const LANES: usize = 32;
 
 /// [`Resizer`](crate::augment::Resizer) with planes as its result, keeping its buffers from picture to picture.
 ///
@@ -133,15 +135,23 @@ fn weigh(out: &mut [u8], source: &[u8], stride: usize, weights: &[i32]) {
             }
         }
         _ => {
-            const LANES: usize = 64;
-            for (chunk, out) in out.chunks_mut(LANES).enumerate() {
+            let (whole, tail) = out.as_chunks_mut::<LANES>();
+            let of_tail = LANES * whole.len();
+            for (chunk, out) in whole.iter_mut().enumerate() {
                 let mut sums = [HALF; LANES];
-                for (row, &weight) in source[chunk * LANES..].chunks(stride).zip(weights) {
-                    for (sum, &byte) in sums.iter_mut().zip(&row[..out.len()]) {
+                for (k, &weight) in weights.iter().enumerate() {
+                    let (row, _) = source[k * stride + chunk * LANES..].as_chunks::<LANES>();
+                    for (sum, &byte) in sums.iter_mut().zip(&row[0]) {
                         *sum += i32::from(byte) * weight;
                     }
                 }
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = clip(sum));
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = clip(sum);
+                }
+            }
+            for (lane, out) in tail.iter_mut().enumerate() {
+                let bytes = source[of_tail + lane..].iter().step_by(stride).zip(weights);
+                *out = clip(bytes.fold(HALF, |sum, (&byte, weight)| sum + i32::from(byte) * weight));
             }
         }
     }
