@@ -275,7 +275,7 @@ impl Config {
     /// [`Usage`] naming both.
     pub(crate) fn must_be(&self, model: &ModelConfig, path: &Path) -> Result<(), Usage> {
         let told = |c: &Self| {
-            format!("{} with the {} stem, of width {} with {} features", c.arch, c.stem, c.width, c.feature_dim)
+            format!("{} of width {} with {} features and the {} stem", c.arch, c.width, c.feature_dim, c.stem)
         };
         let (found, wanted) = (told(&Self::default().of_model(model)), told(self));
         if found == wanted {

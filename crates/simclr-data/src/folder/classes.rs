@@ -14,7 +14,11 @@ use crate::Split;
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
 /// Names that pictures have. A folder with not one file so named holds something else than a class.
-const EXTENSIONS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
+const EXTENSIONS: [&str; 14] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff",
+    // Pictures that are not read here: better named than passed over.
+    "heic", "heif", "avif",
+];
 
 /// Where the pictures of a split are: in `train` or the like, or all of them in `path` itself.
 pub(super) fn root(path: &Path, split: Split) -> Result<PathBuf, FolderError> {

@@ -218,10 +218,10 @@ impl Folder {
             return Err(FolderError::TooManyBad { path, bad: bad.len(), of, limit, first }.into());
         }
         if passed > 0 {
-            remarks.push(format!("{}: {passed} files are no pictures and were passed over", root.display()));
+            remarks.push(format!("{}: {passed} file(s) that are no pictures were passed over", root.display()));
         }
         if !bad.is_empty() {
-            remarks.push(format!("{}: {} pictures cannot be read and are left out", root.display(), bad.len()));
+            remarks.push(format!("{}: {} picture(s) cannot be read and are left out", root.display(), bad.len()));
         }
         let middle = sides.len() / 2;
         self.median_side = *sides.select_nth_unstable(middle).1;

@@ -107,7 +107,7 @@ fn files_are_told_by_their_content() {
     write(&dir, "README", "");
     let folder = open(&dir);
     assert_eq!((folder.len(), folder.bad()), (samples().len(), &[][..]));
-    assert!(folder.remarks().iter().any(|remark| remark.ends_with("2 files are no pictures and were passed over")));
+    assert!(folder.remarks().iter().any(|remark| remark.ends_with("2 file(s) that are no pictures were passed over")));
 }
 
 #[test]
@@ -117,6 +117,7 @@ fn what_cannot_be_read_is_listed_and_left_out() {
         write(&dir, &format!("good/{n}.png"), png(3, 2, [n, 0, 0]));
     }
     write(&dir, "empty.png", "");
+    write(&dir, "phone.heic", "\0\0\0\u{20}ftypheic");
     write(&dir, "text.jpg", "I am no picture");
     let jpeg = samples().into_iter().find(|(name, _)| name == "plain.jpg").unwrap().1;
     write(&dir, "cut.jpg", &jpeg[..jpeg.len() / 2]);
@@ -126,12 +127,15 @@ fn what_cannot_be_read_is_listed_and_left_out() {
         folder.bad().iter().map(|bad| (bad.path.file_name().unwrap().to_str().unwrap(), bad.reason.as_str())).collect();
     let content = "its content is no JPEG, PNG, WebP, BMP, GIF or TIFF";
     let cut = "the JPEG is cut short: it has no end marker";
-    assert_eq!(listed, [("cut.jpg", cut), ("empty.png", "the file is empty"), ("text.jpg", content)]);
-    assert!(folder.remarks().iter().any(|remark| remark.ends_with("3 pictures cannot be read and are left out")));
+    assert_eq!(
+        listed,
+        [("cut.jpg", cut), ("empty.png", "the file is empty"), ("phone.heic", content), ("text.jpg", content)]
+    );
+    assert!(folder.remarks().iter().any(|remark| remark.ends_with("4 picture(s) cannot be read and are left out")));
 
     let strict = FolderConfig { max_bad: 0.05, ..FolderConfig::default() };
     let message = open_with(dir.path(), &strict).unwrap_err().to_string();
-    let expected = "3 of 43 pictures cannot be read, more than the 0.05 that are accepted; the first: ";
+    let expected = "4 of 44 pictures cannot be read, more than the 0.05 that are accepted; the first: ";
     assert!(message.contains(expected) && message.contains("cut.jpg: the JPEG is cut short"), "{message}");
 }
 
