@@ -67,31 +67,69 @@ impl Direct {
 
 /// What some output pixels see as a right factor: a line a pixel, columns (tap, channel).
 fn pack_pixels<T: Element>(sight: &Sight<'_, T>, pixels: Range<usize>, panels: &mut Panels<T>, parallel: bool) {
-    let (map, cols) = (sight.map, sight.taps.len() * sight.map.channels);
+    let (map, cols, runs) = (sight.map, sight.taps.len() * sight.map.channels, runs(&sight.taps));
+    // Channels that fill whole blocks are written where they belong; few channels would be written one by one, so the line of a pixel
+    // is put together first.
+    let in_blocks = map.channels.is_multiple_of(COLS);
     let write = |lines: Range<usize>, memory: Lines<T, COLS>| {
+        let mut together = Vec::with_capacity(cols);
         simd(
             #[inline(always)]
             || {
                 for line in lines {
                     let [picture, y, x] = sight.place(pixels.start + line);
-                    for (tap, &[down, right]) in sight.taps.iter().enumerate() {
-                        let row = (y * sight.step).wrapping_add_signed(down);
-                        let col = (x * sight.step).wrapping_add_signed(right);
-                        let first = || ((picture * map.h + row) * map.w + col) * map.channels;
-                        // What is left of the map has wrapped around to the far right.
-                        let seen = match row < map.h && col < map.w {
-                            true => &map.pixels[first()..][..map.channels],
-                            false => map.outside,
-                        };
+                    together.clear();
+                    let mut put = |tap: usize, seen: &[T]| match in_blocks {
                         // SAFETY: it is one of this task's lines.
-                        unsafe { memory.write(line, tap * map.channels, seen) };
+                        true => unsafe { memory.write(line, tap * map.channels, seen) },
+                        false => together.extend_from_slice(seen),
+                    };
+                    for &Run { first, len, at: [down, right] } in &runs {
+                        // What is left of the map wraps around to the far right.
+                        let row = (y * sight.step).wrapping_add_signed(down);
+                        let col = |tap: usize| (x * sight.step).wrapping_add_signed(right).wrapping_add(tap);
+                        let seen = |tap: usize, taps: usize| {
+                            let pixel = (picture * map.h + row) * map.w + col(tap);
+                            &map.pixels[pixel * map.channels..][..taps * map.channels]
+                        };
+                        if row < map.h && col(0) < map.w && col(len - 1) < map.w {
+                            put(first, seen(0, len));
+                        } else {
+                            for tap in 0..len {
+                                let inside = row < map.h && col(tap) < map.w;
+                                put(first + tap, if inside { seen(tap, 1) } else { map.outside });
+                            }
+                        }
                     }
-                    // SAFETY: as above.
-                    unsafe { memory.fill(line, cols) };
+                    // SAFETY: it is one of this task's lines.
+                    unsafe {
+                        memory.write(line, 0, &together);
+                        memory.fill(line, cols);
+                    }
                 }
             },
         );
     };
     // SAFETY: the taps are all columns of a line.
     unsafe { panels.pack(pixels.len(), cols, parallel, write) };
+}
+
+/// Taps that see pixels side by side: those lie together in the map.
+struct Run {
+    /// The first of them, and how many there are.
+    first: usize,
+    len: usize,
+    /// What the first output pixel sees through the first: row and column.
+    at: [isize; 2],
+}
+
+fn runs(taps: &[[isize; 2]]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (tap, &[down, right]) in taps.iter().enumerate() {
+        match runs.last_mut() {
+            Some(run) if run.at[0] == down && run.at[1] + run.len as isize == right => run.len += 1,
+            _ => runs.push(Run { first: tap, len: 1, at: [down, right] }),
+        }
+    }
+    runs
 }
