@@ -96,6 +96,19 @@ fn a_folder_with_classes_is_learned_from_and_judged() {
         assert!(object["top1"].as_f64().unwrap() > 0.0, "{object}");
     }
 
+    // A run goes on with the pictures that it began with, or not at all.
+    let part = dir.path().join("part");
+    result(&format!("{typed} --max-steps 3 --run {}", part.display()));
+    let go_on = format!("pretrain --run {} --resume", part.display());
+    fs::rename(pictures.join("red/3.png"), dir.path().join("3.png")).unwrap();
+    let ended = run(&go_on);
+    assert_eq!(ended.status, Some(1));
+    let expected = "its pictures are not those that the run began with (119 pictures, ";
+    assert!(ended.stderr.contains(expected) && ended.stderr.contains("was 120 pictures, "), "{}", ended.stderr);
+    fs::rename(dir.path().join("3.png"), pictures.join("red/3.png")).unwrap();
+    assert_eq!(result(&go_on)["loss"], object["loss"]);
+    assert_eq!(weights(&part), weights(&folder));
+
     let ended = run(&format!("{typed} --max-bad 0.001 --run {}", dir.path().join("strict").display()));
     assert_eq!(ended.status, Some(1));
     assert!(

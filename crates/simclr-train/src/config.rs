@@ -29,6 +29,9 @@ pub(crate) struct Config {
     /// Only the first pictures of the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subset: Option<usize>,
+    /// Which pictures of a folder the run began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pictures: Option<String>,
     /// The shorter side of a folder's pictures at most, in pixels.
     pub(crate) shorter_side: u32,
     /// The share of a folder's pictures that may be unreadable.
@@ -118,6 +121,7 @@ impl Default for Config {
             data: DataSet::Shapes,
             data_dir: PathBuf::from("data"),
             subset: None,
+            pictures: None,
             shorter_side: 448,
             max_bad: 0.1,
             size: 32,
@@ -305,7 +309,7 @@ impl Config {
             (None, None) => Stem::for_size(size).to_string(),
             _ => self.stem.clone(),
         };
-        Ok(Self { size, stem, normalization, ..self })
+        Ok(Self { size, stem, normalization, pictures: train.fingerprint.clone(), ..self })
     }
 
     /// How views are made.

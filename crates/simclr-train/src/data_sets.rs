@@ -112,6 +112,8 @@ pub(crate) struct Opened {
     pub(crate) size: u32,
     /// The mean and deviation of its pictures, where they are known.
     pub(crate) normalization: Option<Normalization>,
+    /// Which pictures these are, where that may change.
+    pub(crate) fingerprint: Option<String>,
     /// Pictures that cannot be read.
     pub(crate) bad: Vec<Bad>,
 }
@@ -138,9 +140,8 @@ impl DataSet {
     /// # Errors
     /// [`Usage`] if it has fewer pictures than that; the set's own errors if its files are not right.
     pub(crate) fn train(&self, place: Place<'_>, subset: Option<usize>, output: &Output) -> anyhow::Result<Opened> {
-        let Opened { pictures, size, normalization, bad } = self.open(place, Split::Train, subset, output)?;
-        let pictures = self.cut(pictures, Split::Train, subset)?;
-        Ok(Opened { pictures, size, normalization, bad })
+        let opened = self.open(place, Split::Train, subset, output)?;
+        Ok(Opened { pictures: self.cut(opened.pictures, Split::Train, subset)?, ..opened })
     }
 
     /// Opens the test split, cut to its first `subset` pictures; none if the set has no such split.
@@ -174,8 +175,13 @@ impl DataSet {
     /// The first `limit` pictures of a split at least.
     fn open(&self, place: Place<'_>, split: Split, limit: Option<usize>, output: &Output) -> Result<Opened, DataError> {
         let say = |remarks: &[String]| remarks.iter().for_each(|remark| output.say(remark));
-        let opened =
-            |pictures: Arc<dyn Pictures>, size| Opened { pictures, size, normalization: None, bad: Vec::new() };
+        let opened = |pictures: Arc<dyn Pictures>, size| Opened {
+            pictures,
+            size,
+            normalization: None,
+            fingerprint: None,
+            bad: Vec::new(),
+        };
         let cifar = |set| -> Result<Opened, DataError> {
             let set = Cifar::open(set, place.data_dir, split)?;
             say(set.remarks());
@@ -209,7 +215,8 @@ impl DataSet {
                     output.say(format!("left out: {} more", bad.len() - NAMED));
                 }
                 let (size, normalization) = (folder.median_side().min(FOLDER_SIZE), Some(folder.normalization()));
-                Ok(Opened { pictures: Arc::new(folder), size, normalization, bad })
+                let fingerprint = Some(folder.fingerprint().to_owned());
+                Ok(Opened { pictures: Arc::new(folder), size, normalization, fingerprint, bad })
             }
         }
     }

@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use sha2::{Digest as _, Sha256};
 use simclr_ops::augment::Picture;
 
 pub use error::FolderError;
@@ -80,6 +81,7 @@ pub struct Folder {
     bad: Vec<Bad>,
     moments: ChannelMoments,
     median_side: u32,
+    fingerprint: String,
     remarks: Vec<String>,
 }
 
@@ -151,6 +153,7 @@ impl Folder {
             bad: Vec::new(),
             moments: ChannelMoments::default(),
             median_side: 0,
+            fingerprint: String::new(),
             remarks,
         };
         let said = folder.look_at_files(config, &mut cache, &mut bad, progress)?;
@@ -223,6 +226,14 @@ impl Folder {
         if !bad.is_empty() {
             remarks.push(format!("{}: {} picture(s) cannot be read and are left out", root.display(), bad.len()));
         }
+        let mut hash = Sha256::new();
+        for member in &*members {
+            hash.update(files.path(member.file as usize).as_os_str().as_encoded_bytes());
+            hash.update([0]);
+            hash.update(member.len.to_le_bytes());
+        }
+        let digits: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        self.fingerprint = format!("{} pictures, {digits}", members.len());
         let middle = sides.len() / 2;
         self.median_side = *sides.select_nth_unstable(middle).1;
         self.bad = std::mem::take(bad);
@@ -247,6 +258,11 @@ impl Folder {
     /// The shorter side of the picture in the middle, ordered by it.
     pub fn median_side(&self) -> u32 {
         self.median_side
+    }
+
+    /// Which pictures these are: their number, and a hash of the names and lengths of their files.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// The file of a picture.

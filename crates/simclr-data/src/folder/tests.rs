@@ -173,6 +173,8 @@ fn the_order_is_of_names_and_the_first_ones_are_fair() {
     assert!((4..=16).contains(&first), "{first} of the first 20 are cats");
     write(&dir, "dogs/more.png", png(2, 2, [0; 3]));
     let more = open(&dir);
+    assert!(folder.fingerprint().starts_with("60 pictures, ") && more.fingerprint().starts_with("61 pictures, "));
+    assert_eq!(more.fingerprint(), open(&dir).fingerprint());
     let same: Vec<_> = (0..61).map(|index| more.path(index)).filter(|path| !path.ends_with("more.png")).collect();
     assert_eq!(same, paths);
     let some = open_with(dir.path(), &FolderConfig { limit: Some(7), ..FolderConfig::default() }).unwrap();
