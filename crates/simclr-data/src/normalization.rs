@@ -124,9 +124,7 @@ impl NormalizationTable {
 
     /// Appends a picture that is in planes already.
     pub(crate) fn append(&self, planes: &Planes, out: &mut Vec<f32>) {
-        for (plane, table) in planes.channels().into_iter().zip(self.0.iter()) {
-            out.extend(plane.iter().map(|&byte| table[usize::from(byte)]));
-        }
+        planes.append_mapped(&self.0, out);
     }
 }
 

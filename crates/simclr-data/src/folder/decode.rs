@@ -5,8 +5,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, Rgba};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage, Rgba, metadata::Orientation};
 use simclr_ops::augment::{Augmenter, Crop, Picture, ViewParameters};
+use zune_jpeg::{
+    JpegDecoder,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+};
 
 /// What decides the bits of canonical pictures beside their shorter side: raised when decoding changes.
 pub(super) const VERSION: u32 = 1;
@@ -50,8 +54,8 @@ fn decode_trusting(bytes: &[u8]) -> Result<Picture, String> {
     let Some(format) = reader.format().filter(|format| FORMATS.contains(format)) else {
         return Err("its content is no JPEG, PNG, WebP, BMP, GIF or TIFF".into());
     };
-    if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
-        return Err("the JPEG is cut short: it has no end marker".into());
+    if format == ImageFormat::Jpeg {
+        return decode_jpeg(bytes);
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_MEMORY);
@@ -59,7 +63,7 @@ fn decode_trusting(bytes: &[u8]) -> Result<Picture, String> {
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(format!("{width} x {height} pixels, more than the {MOST_PIXELS} that are read"));
+        return Err(too_large(width.into(), height.into()));
     }
     // A damaged orientation is none.
     let orientation = decoder.orientation().ok();
@@ -74,6 +78,41 @@ fn decode_trusting(bytes: &[u8]) -> Result<Picture, String> {
         image.into_rgb8().into_raw()
     };
     Picture::new(width, height, pixels).map_err(|error| error.to_string())
+}
+
+/// A JPEG, by the decoder that `image` has too: it reads the headers four times, and copies the file.
+fn decode_jpeg(bytes: &[u8]) -> Result<Picture, String> {
+    if !jpeg_ends(bytes) {
+        return Err("the JPEG is cut short: it has no end marker".into());
+    }
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions().ok_or("the JPEG has no size")?;
+    if (width * height) as u64 > MOST_PIXELS {
+        return Err(too_large(width as u64, height as u64));
+    }
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let pixels = decoder.decode().map_err(|error| error.to_string())?;
+    let (width, height) = (width as u32, height as u32);
+    let picture = Picture::new(width, height, pixels).map_err(|error| error.to_string())?;
+    match orientation {
+        None | Some(Orientation::NoTransforms) => Ok(picture),
+        Some(orientation) => {
+            let image = RgbImage::from_raw(width, height, picture.into_pixels()).ok_or("the JPEG lacks pixels")?;
+            let mut image = DynamicImage::from(image);
+            image.apply_orientation(orientation);
+            Picture::new(image.width(), image.height(), image.into_rgb8().into_raw()).map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn too_large(width: u64, height: u64) -> String {
+    format!("{width} x {height} pixels, more than the {MOST_PIXELS} that are read")
 }
 
 /// A colour as it looks on white paper.

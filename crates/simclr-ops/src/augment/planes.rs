@@ -1,6 +1,7 @@
 //! A picture with its channels apart: the form in which views are made.
 
 use super::Picture;
+use crate::simd::simd;
 
 /// Three planes of bytes, red, green, blue, each row by row from the top.
 ///
@@ -56,6 +57,19 @@ impl Planes {
         for (((pixel, &red), &green), &blue) in pixels.iter_mut().zip(red).zip(green).zip(blue) {
             *pixel = [red, green, blue];
         }
+    }
+
+    /// Appends what `tables` have for each byte, a table for each channel, plane after plane.
+    pub fn append_mapped(&self, tables: &[[f32; 256]; 3], out: &mut Vec<f32>) {
+        out.reserve(self.bytes.len());
+        simd(
+            #[inline(always)]
+            || {
+                for (plane, table) in self.channels().into_iter().zip(tables) {
+                    out.extend(plane.iter().map(|&byte| table[usize::from(byte)]));
+                }
+            },
+        );
     }
 
     /// The three planes.
@@ -125,6 +139,10 @@ mod tests {
         let planes = Planes::from(&picture);
         assert_eq!(planes.channels(), [[1, 4, 7, 10], [2, 5, 8, 11], [3, 6, 9, 12]]);
         assert_eq!(planes.to_picture(), picture);
+        let tables = [1.0, 2.0, 3.0].map(|by| std::array::from_fn(|byte| by * byte as f32));
+        let mut out = vec![9.0];
+        planes.append_mapped(&tables, &mut out);
+        assert_eq!(out, [9.0, 1.0, 4.0, 7.0, 10.0, 4.0, 10.0, 16.0, 22.0, 9.0, 18.0, 27.0, 36.0]);
     }
 
     #[test]
