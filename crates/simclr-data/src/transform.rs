@@ -216,22 +216,26 @@ impl TestTransform {
 
 /// torchvision's `Resize(size * 8 // 7)` and `CenterCrop(size)`.
 fn middle(picture: &Picture, size: u32) -> Picture {
-    let (width, height) = resized_sides(picture.width(), picture.height(), size + size / 7);
-    let parameters =
-        |crop| ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None };
-    let mut augmenter = Augmenter::new();
-    let whole = Crop::whole(picture.width(), picture.height());
-    let resized = augmenter.view(picture, &parameters(whole), width, height);
+    let resized = resized(picture, size + size / 7);
     // Python rounds halves to even.
     let start = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
-    let crop = Crop { left: start(width), top: start(height), width: size, height: size };
-    augmenter.view(&resized, &parameters(crop), size, size)
+    let crop = Crop { left: start(resized.width()), top: start(resized.height()), width: size, height: size };
+    cropped(&resized, crop, size, size)
 }
 
-/// The sides of a picture resized so that the shorter one is `shorter` (torchvision's `Resize`, which cuts the longer one).
-fn resized_sides(width: u32, height: u32, shorter: u32) -> (u32, u32) {
-    let long = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
-    if width <= height { (shorter, long(height, width)) } else { (long(width, height), shorter) }
+/// A picture resized so that its shorter side is `shorter`, the longer one cut to whole pixels (torchvision's `Resize`).
+pub(crate) fn resized(picture: &Picture, shorter: u32) -> Picture {
+    let (width, height) = (picture.width(), picture.height());
+    let longer = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
+    let (to_width, to_height) =
+        if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) };
+    cropped(picture, Crop::whole(width, height), to_width, to_height)
+}
+
+/// [`simclr_ops::augment::resized_crop`], by the fast form.
+fn cropped(picture: &Picture, crop: Crop, width: u32, height: u32) -> Picture {
+    let parameters = ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None };
+    Augmenter::new().view(picture, &parameters, width, height)
 }
 
 fn tensor(table: &NormalizationTable, picture: &Picture) -> Result<Tensor, DataError> {

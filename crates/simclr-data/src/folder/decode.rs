@@ -6,11 +6,13 @@ use std::{
 };
 
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage, Rgba, metadata::Orientation};
-use simclr_ops::augment::{Augmenter, Crop, Picture, ViewParameters};
+use simclr_ops::augment::Picture;
 use zune_jpeg::{
     JpegDecoder,
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
+
+use crate::transform::resized;
 
 /// What decides the bits of canonical pictures beside their shorter side: raised when decoding changes.
 pub(super) const VERSION: u32 = 1;
@@ -131,12 +133,8 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
 /// A picture whose shorter side is no longer than `shorter` (torchvision's `Resize(shorter)` on a PIL picture, to the bit, for
 /// those that are larger).
 pub(super) fn shrunk(picture: Picture, shorter: Option<u32>) -> Picture {
-    let (width, height) = (picture.width(), picture.height());
-    let Some(shorter) = shorter.filter(|&shorter| shorter < width.min(height)) else { return picture };
-    let longer = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
-    let (to_width, to_height) =
-        if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) };
-    let crop = Crop::whole(width, height);
-    let resize = ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None };
-    Augmenter::new().view(&picture, &resize, to_width, to_height)
+    match shorter {
+        Some(shorter) if shorter < picture.width().min(picture.height()) => resized(&picture, shorter),
+        _ => picture,
+    }
 }
