@@ -7,7 +7,7 @@
 mod layout;
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -144,10 +144,7 @@ fn folder(layout: &Layout, dir: &Path) -> PathBuf {
 }
 
 fn read(layout: &Layout, path: &Path) -> Result<Vec<u8>, DataError> {
-    fs::read(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => DataError::Missing { path: path.into(), fetch: layout.fetch },
-        _ => DataError::Read { path: path.into(), source },
-    })
+    fs::read(path).map_err(|source| DataError::unreadable(path, source, layout.fetch))
 }
 
 /// The lines of the names file, or the known names where there is none.

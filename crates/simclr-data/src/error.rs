@@ -1,6 +1,9 @@
 //! What can be wrong with a data set, a setting or a batch.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Why pictures could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -187,4 +190,15 @@ pub enum DataError {
     /// candle could not make a tensor.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl DataError {
+    /// Why a file of a set that `fetch` gets cannot be read.
+    pub(crate) fn unreadable(path: &Path, source: io::Error, fetch: &'static str) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path, fetch },
+            _ => Self::Read { path, source },
+        }
+    }
 }

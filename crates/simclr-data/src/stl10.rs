@@ -6,7 +6,6 @@
 
 use std::{
     fs::{self, File},
-    io,
     path::{Path, PathBuf},
 };
 
@@ -95,7 +94,7 @@ impl Stl10 {
     /// [`DataError::Missing`] or [`DataError::Read`] if `fold_indices.txt` is not to be had, [`DataError::Folds`] if it does not
     /// have ten lines of training pictures.
     pub fn folds(&self) -> Result<Vec<Vec<usize>>, DataError> {
-        let bytes = fs::read(&self.folds).map_err(|source| unreadable(&self.folds, source))?;
+        let bytes = fs::read(&self.folds).map_err(|source| DataError::unreadable(&self.folds, source, FETCH))?;
         let text = String::from_utf8_lossy(&bytes);
         let wrong = |line: usize, found: String| {
             let (path, pictures) = (self.folds.clone(), self.labels.len());
@@ -120,7 +119,7 @@ impl Part {
     /// A file of pictures, of which there are `complete` as it is distributed.
     fn open(path: PathBuf, complete: usize, remarks: &mut Vec<String>) -> Result<Self, DataError> {
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (len, file) = opened.map_err(|source| unreadable(&path, source))?;
+        let (len, file) = opened.map_err(|source| DataError::unreadable(&path, source, FETCH))?;
         let pictures = (len / PICTURE as u64) as usize;
         if len == 0 {
             return Err(DataError::Empty { path, record: PICTURE });
@@ -152,7 +151,7 @@ impl Part {
 
 /// The classes of the pictures of a file, counted from 0.
 fn read_labels(path: &Path, of: &Part) -> Result<Vec<u8>, DataError> {
-    let mut labels = fs::read(path).map_err(|source| unreadable(path, source))?;
+    let mut labels = fs::read(path).map_err(|source| DataError::unreadable(path, source, FETCH))?;
     if labels.len() != of.pictures {
         let (path, of, pictures) = (path.to_owned(), of.path.clone(), of.pictures);
         return Err(DataError::Counts { path, labels: labels.len(), of, pictures });
@@ -164,13 +163,6 @@ fn read_labels(path: &Path, of: &Part) -> Result<Vec<u8>, DataError> {
         *label -= 1;
     }
     Ok(labels)
-}
-
-fn unreadable(path: &Path, source: io::Error) -> DataError {
-    match source.kind() {
-        io::ErrorKind::NotFound => DataError::Missing { path: path.into(), fetch: FETCH },
-        _ => DataError::Read { path: path.into(), source },
-    }
 }
 
 impl Pictures for Stl10 {

@@ -58,8 +58,6 @@ pub(super) enum Content {
     /// Its moments are here too: a set is opened again without a look at its pixels.
     Picture(Place, ChannelMoments),
     Bad(String),
-    /// Nothing that claims to be a picture.
-    Other,
 }
 
 /// What is known of a file.
@@ -223,7 +221,7 @@ impl Cache {
     fn learn(&mut self, known: &Known, there: u64) {
         let whole = match &known.content {
             Content::Picture(place, _) => place.end() <= there,
-            Content::Bad(_) | Content::Other => true,
+            Content::Bad(_) => true,
         };
         if whole {
             self.by_path.insert(known.path, (known.stat, known.key));
@@ -278,7 +276,6 @@ fn to_frame(known: &[Known]) -> Vec<u8> {
         body.extend_from_slice(&stat.changed.to_le_bytes());
         body.extend_from_slice(key);
         match content {
-            Content::Other => body.push(0),
             Content::Bad(reason) => {
                 body.push(1);
                 body.extend_from_slice(&(reason.len() as u32).to_le_bytes());
@@ -317,7 +314,6 @@ fn frame(mut bytes: &[u8]) -> Option<(Vec<Known>, usize)> {
         let stat = Stat { len: u64::from_le_bytes(take(&mut body)?), changed: u64::from_le_bytes(take(&mut body)?) };
         let key = take(&mut body)?;
         let content = match take::<1>(&mut body)? {
-            [0] => Content::Other,
             [1] => {
                 let len = u32::from_le_bytes(take(&mut body)?) as usize;
                 let (reason, rest) = body.split_at_checked(len)?;

@@ -11,8 +11,6 @@ use std::{
     thread,
 };
 
-use simclr_ops::augment::Picture;
-
 use super::{
     FolderError,
     cache::{Cache, Content, Place, Stat},
@@ -127,32 +125,28 @@ fn look_at(path: &Path, shorter: Option<u32>, cache: Option<&Cache>) -> Found {
         Ok(None) => return Found::Other,
         Err(reason) => return Found::Bad(reason),
     };
-    let Some(cache) = cache else {
-        return match decode(&bytes) {
-            Ok(picture) => {
-                let picture = shrunk(picture, shorter);
-                good(&picture, ChannelMoments::of(&picture), stat, None)
-            }
-            Err(reason) => Found::Bad(reason),
-        };
+    let keyed = cache.map(|cache| (cache, cache.key(&bytes)));
+    let remember = |content| {
+        if let Some((cache, key)) = keyed {
+            cache.remember(path, stat, key, content);
+        }
     };
-    let key = cache.key(&bytes);
-    if let Some(content) = cache.by_key(&key) {
-        cache.remember(path, stat, key, content.clone());
+    if let Some(content) = keyed.and_then(|(cache, key)| cache.by_key(&key)) {
+        remember(content.clone());
         return from_cache(content, stat);
     }
     match decode(&bytes) {
         Ok(picture) => {
             let picture = shrunk(picture, shorter);
-            let place = cache.store(&picture);
-            let moments = ChannelMoments::of(&picture);
+            let (width, height, moments) = (picture.width(), picture.height(), ChannelMoments::of(&picture));
+            let place = cache.and_then(|cache| cache.store(&picture));
             if let Some(place) = place {
-                cache.remember(path, stat, key, Content::Picture(place, moments));
+                remember(Content::Picture(place, moments));
             }
-            good(&picture, moments, stat, place)
+            Found::Picture(Good { width, height, len: stat.len, moments, place })
         }
         Err(reason) => {
-            cache.remember(path, stat, key, Content::Bad(reason.clone()));
+            remember(Content::Bad(reason.clone()));
             Found::Bad(reason)
         }
     }
@@ -165,12 +159,7 @@ fn from_cache(content: &Content, stat: Stat) -> Found {
             Found::Picture(Good { width, height, len: stat.len, moments: *moments, place: Some(*place) })
         }
         Content::Bad(reason) => Found::Bad(reason.clone()),
-        Content::Other => Found::Other,
     }
-}
-
-fn good(picture: &Picture, moments: ChannelMoments, stat: Stat, place: Option<Place>) -> Found {
-    Found::Picture(Good { width: picture.width(), height: picture.height(), len: stat.len, moments, place })
 }
 
 /// The bytes of a file, if it is a picture by its content, or says so by its name.
