@@ -13,16 +13,12 @@ use crate::{Ending, Usage, caption};
 
 /// Draws a sheet of pictures with their views and the parameters that made them.
 pub(crate) fn command(arguments: &AugmentArguments, output: &Output) -> anyhow::Result<Ending> {
-    let base = Config::default();
-    let mut config = Config {
-        data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
-        data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
-        subset: arguments.data.subset,
+    let base = Config::default().of_data(&arguments.data, arguments.size)?;
+    let config = Config {
         seed: arguments.seed.unwrap_or(base.seed),
         augmentation: recipe(base.augmentation.clone(), &arguments.augmentation),
         ..base
     };
-    config.overridden_data(&arguments.data, arguments.size);
     config.validate()?;
     for (flag, number) in [("--pictures", arguments.pictures), ("--views", arguments.views as usize)] {
         if number == 0 || number > MOST {

@@ -213,13 +213,11 @@ pub(crate) fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
 pub(crate) fn evaluated(path: &Path, typed: &DataArguments) -> anyhow::Result<(PathBuf, Config)> {
     let (weights, settings) = find(path)?;
     let settings = settings.unwrap_or_default();
-    let data = typed.data.as_deref().map_or(Ok(settings.data.clone()), str::parse)?;
+    let own = settings.data.clone();
+    let evaluated = settings.of_data(typed, None)?;
     // Another data set has another length: the run's subset only belongs to its own.
-    let own_subset = if data == settings.data { settings.subset } else { None };
-    let data_dir = typed.data_dir.clone().unwrap_or_else(|| settings.data_dir.clone());
-    let mut evaluated = Config { data, data_dir, subset: typed.subset.or(own_subset), ..settings };
-    evaluated.overridden_data(typed, None);
-    Ok((weights, evaluated))
+    let subset = if evaluated.data == own { evaluated.subset } else { typed.subset };
+    Ok((weights, Config { subset, ..evaluated }))
 }
 
 fn name(step: u64) -> String {

@@ -186,9 +186,7 @@ impl Config {
                 setting.clone_from(value);
             }
         }
-        if let Some(name) = &arguments.data.data {
-            self.data = name.parse()?;
-        }
+        self = self.of_data(&arguments.data, arguments.size)?;
         if let Some(name) = &arguments.views {
             self.views = parse("--views", name, &[("separate", Views::Separate), ("joint", Views::Joint)])?;
         }
@@ -198,15 +196,10 @@ impl Config {
         if let Some(name) = &arguments.precision {
             self.precision = precision(name)?;
         }
-        if arguments.data.subset.is_some() {
-            self.subset = arguments.data.subset;
-        }
         if arguments.init.is_some() {
             self.init.clone_from(&arguments.init);
         }
         self.augmentation = recipe(self.augmentation, &arguments.augmentation);
-        set(&mut self.data_dir, &arguments.data.data_dir);
-        self.overridden_data(&arguments.data, arguments.size);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
         set(&mut self.stem, &arguments.stem);
@@ -226,12 +219,21 @@ impl Config {
         Ok(self)
     }
 
-    /// What was typed about reading pictures, in place of what is here.
-    pub(crate) fn overridden_data(&mut self, data: &DataArguments, size: Option<u32>) {
-        self.size = size.unwrap_or(self.size);
+    /// These settings with what was typed about pictures in their place: which they are, and how they are read.
+    ///
+    /// # Errors
+    /// [`Usage`] for an unknown data set.
+    pub(crate) fn of_data(self, typed: &DataArguments, size: Option<u32>) -> Result<Self, Usage> {
         let twice = size.map(|size| size.saturating_mul(2));
-        self.shorter_side = data.shorter_side.or(twice).unwrap_or(self.shorter_side);
-        self.max_bad = data.max_bad.unwrap_or(self.max_bad);
+        Ok(Self {
+            data: typed.data.as_deref().map_or(Ok(self.data), str::parse)?,
+            data_dir: typed.data_dir.clone().unwrap_or(self.data_dir),
+            subset: typed.subset.or(self.subset),
+            size: size.unwrap_or(self.size),
+            shorter_side: typed.shorter_side.or(twice).unwrap_or(self.shorter_side),
+            max_bad: typed.max_bad.unwrap_or(self.max_bad),
+            ..self
+        })
     }
 
     /// Checks every setting that can be checked without the data.

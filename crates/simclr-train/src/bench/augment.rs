@@ -23,26 +23,20 @@ const BATCH: usize = 250;
 const BATCH_PIXELS: usize = 1 << 21;
 
 pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> anyhow::Result<Ending> {
-    let mut config = Config { subset: arguments.data.subset, ..Config::default() };
-    config.overridden_data(&arguments.data, arguments.size);
-    config.data_dir = arguments.data.data_dir.clone().unwrap_or(config.data_dir);
+    let mut config = Config::default().of_data(&arguments.data, arguments.size)?;
+    config.validate()?;
     at_least_one("--threads", arguments.threads)?;
     at_least_one("--steps", arguments.steps)?;
     let threads = arguments.threads;
     machine::use_threads(Some(threads))?;
     let (set, name): (Arc<dyn Pictures>, _) = match &arguments.data.data {
-        Some(name) => {
-            config.data = name.parse()?;
-            config.validate()?;
+        Some(_) => {
             let opened =
                 config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
             config = config.fitted(arguments.size, None, &opened)?;
             (opened.pictures, config.data.to_string())
         }
-        None => {
-            config.validate()?;
-            (Arc::new(Noise::new(config.size)), "noise".to_owned())
-        }
+        None => (Arc::new(Noise::new(config.size)), "noise".to_owned()),
     };
     // One thread is this one.
     let workers = if threads == 1 { 0 } else { threads };

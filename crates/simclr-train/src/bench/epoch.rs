@@ -15,18 +15,13 @@ use crate::pretrain::{contrast, loader};
 use crate::{Ending, Usage, machine};
 
 pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyhow::Result<Ending> {
-    let base = Config::default();
-    let mut config = Config {
-        data: arguments.data.data.as_deref().map(str::parse).transpose()?.unwrap_or(base.data),
-        data_dir: arguments.data.data_dir.clone().unwrap_or(base.data_dir.clone()),
-        subset: arguments.data.subset,
+    let config = Config {
         arch: arguments.model.arch.clone(),
         width: arguments.model.width,
         batch: arguments.batch,
         precision: precision(&arguments.model.precision)?,
-        ..base
+        ..Config::default().of_data(&arguments.data, arguments.size)?
     };
-    config.overridden_data(&arguments.data, arguments.size);
     config.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
