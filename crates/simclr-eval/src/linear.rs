@@ -5,7 +5,7 @@ use candle_nn::loss::cross_entropy;
 use simclr_data::{Batch, Pictures, TestTransform, TrainTransform, augmented_batches, batches};
 use simclr_ops::random::stream;
 use simclr_ops::{Context, autograd};
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 use crate::error::EvalError;
 use crate::extractor::FeatureExtractor;
@@ -166,7 +166,7 @@ impl LinearConfig {
 struct Classifier {
     weight: Var,
     bias: Var,
-    optimizer: Adam,
+    optimizer: Optimizer,
     ctx: Context,
 }
 
@@ -180,13 +180,9 @@ impl Classifier {
             |count: usize| -> Vec<f32> { (0..count).map(|_| (bound * (2.0 * draws.uniform() - 1.0)) as f32).collect() };
         let weight = Var::from_vec(uniform(classes * width), (classes, width), &Device::Cpu)?;
         let bias = Var::from_vec(uniform(classes), classes, &Device::Cpu)?;
-        let settings = AdamConfig {
-            learning_rate: config.learning_rate,
-            weight_decay: config.weight_decay,
-            ..AdamConfig::default()
-        };
         let parameters = [("weight".to_owned(), weight.clone()), ("bias".to_owned(), bias.clone())];
-        Ok(Self { optimizer: Adam::new(&parameters, settings, &ctx)?, weight, bias, ctx })
+        let optimizer = Optimizer::adam(&parameters, config.learning_rate, config.weight_decay, &ctx)?;
+        Ok(Self { optimizer, weight, bias, ctx })
     }
 
     fn logits(&self, features: &Tensor) -> candle_core::Result<Tensor> {

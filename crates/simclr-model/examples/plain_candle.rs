@@ -12,12 +12,12 @@ use std::error::Error;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use candle_nn::{AdamW, Optimizer as _, ParamsAdamW};
 use simclr_loss::nt_xent;
 use simclr_model::{Arch, Model, ModelConfig};
 use simclr_ops::Context;
 use simclr_ops::random::stream;
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (left, right) = (pictures(0)?, pictures(1)?);
 
-    let mut adam = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
+    let mut adam = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
     let ours = pairs_per_second(batch, steps, || {
         let (left, right) = model.forward_views(&left, &right)?;
         let loss = nt_xent(&left, &right, 0.5)?;

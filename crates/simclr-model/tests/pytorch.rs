@@ -11,7 +11,7 @@ use simclr_loss::nt_xent;
 use simclr_model::{Arch, Model, ModelConfig, Stem};
 use simclr_ops::storage::modify;
 use simclr_ops::{Context, Form};
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 const PICTURES: usize = 4;
 const TAU: f64 = 0.5;
@@ -203,8 +203,7 @@ fn run(encoder: Encoder, width: usize, number: i64, joint: bool, dtype: DType, c
         outputs.insert(format!("{mode}.out"), numbers(out));
     };
     keep("eval", &embed(false));
-    let settings = AdamConfig { learning_rate: 1e-5, weight_decay: 1e-6, ..AdamConfig::default() };
-    let mut adam = Adam::new(model.parameters(), settings, ctx).unwrap();
+    let mut adam = Optimizer::adam(model.parameters(), 1e-5, 1e-6, ctx).unwrap();
     let (mut losses, mut gradients, mut statistics) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     for step in 0..LOSSES {
         let embedded = embed(true);

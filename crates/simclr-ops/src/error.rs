@@ -29,6 +29,18 @@ pub enum OpsError {
         /// What it should be.
         expected: &'static str,
     },
+    /// There are more or fewer tensors than the op asks for.
+    #[error("{op}: {argument} are {found} tensors, expected {expected}")]
+    Count {
+        /// The op.
+        op: &'static str,
+        /// The argument that is wrong.
+        argument: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
     /// The op has no form for the device of its arguments.
     #[error("{op} has no {device} form yet: move its tensors to the CPU")]
     NoForm {

@@ -8,7 +8,6 @@
 //! `unsafe` of the whole project lives here.
 #![allow(unsafe_code)]
 
-pub mod adam;
 pub mod augment;
 pub mod autograd;
 pub mod batch_norm;
@@ -27,6 +26,7 @@ pub mod profile;
 pub mod random;
 pub mod storage;
 pub mod tape;
+pub mod update;
 
 #[cfg(test)]
 mod check;

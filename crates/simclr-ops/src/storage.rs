@@ -197,7 +197,10 @@ pub fn modify<T: Stored>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Resul
 }
 
 /// `sum += term` where `sum` is, which nothing else may be reading.
-pub(crate) fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
+///
+/// # Errors
+/// If they are not contiguous CPU tensors of one float type.
+pub fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
     fn run<S: Stored>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
         let term = elements::<S>("sum of gradients", "term", term)?;
         modify::<S>(sum, |sum| {

@@ -15,14 +15,9 @@ pub enum OptimError {
         /// Every missing, unexpected or misshapen entry.
         problems: Vec<String>,
     },
-    /// The update itself refused a tensor.
-    #[error("parameter {name}: {source}")]
-    Update {
-        /// The parameter.
-        name: String,
-        /// Why.
-        source: simclr_ops::OpsError,
-    },
+    /// An op refused a parameter or a gradient.
+    #[error(transparent)]
+    Ops(#[from] simclr_ops::OpsError),
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use simclr_model::Model;
-use simclr_optim::Adam;
+use simclr_optim::Optimizer;
 
 use crate::cli::DataArguments;
 use crate::config::Config;
@@ -73,7 +73,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// If it cannot be written whole; older checkpoints are then still there.
-    pub(crate) fn save(&self, model: &Model, optimizer: &Adam, state: &State) -> anyhow::Result<PathBuf> {
+    pub(crate) fn save(&self, model: &Model, optimizer: &Optimizer, state: &State) -> anyhow::Result<PathBuf> {
         let name = name(state.step);
         let (whole, part) = (self.folder.join(&name), self.folder.join(format!("{name}.part")));
         let written = self.write(&part, model, optimizer, state);
@@ -94,7 +94,7 @@ impl Checkpoints {
         Ok(whole)
     }
 
-    fn write(&self, part: &Path, model: &Model, optimizer: &Adam, state: &State) -> anyhow::Result<()> {
+    fn write(&self, part: &Path, model: &Model, optimizer: &Optimizer, state: &State) -> anyhow::Result<()> {
         if part.exists() {
             fs::remove_dir_all(part)?;
         }
@@ -296,13 +296,12 @@ mod tests {
     use candle_core::DType;
     use simclr_model::{Arch, ModelConfig};
     use simclr_ops::Context;
-    use simclr_optim::AdamConfig;
 
-    fn setup() -> (tempfile::TempDir, Checkpoints, Model, Adam) {
+    fn setup() -> (tempfile::TempDir, Checkpoints, Model, Optimizer) {
         let dir = tempfile::tempdir().unwrap();
         let config = ModelConfig { width: 2, ..ModelConfig::new(Arch::ResNet18) };
         let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &Context::new()).unwrap();
-        let adam = Adam::new(model.parameters(), AdamConfig::default(), &Context::new()).unwrap();
+        let adam = Optimizer::adam(model.parameters(), 1e-3, 0.0, &Context::new()).unwrap();
         let checkpoints = Checkpoints::new(dir.path().to_owned());
         (dir, checkpoints, model, adam)
     }

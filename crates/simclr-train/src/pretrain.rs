@@ -10,7 +10,7 @@ use simclr_data::{Loader, LoaderConfig, PairBatch, Pictures};
 use simclr_eval::KnnResult;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::cli::PretrainArguments;
@@ -210,7 +210,7 @@ struct Training<'a> {
     device: &'a Device,
     loader: Loader,
     model: Model,
-    optimizer: Adam,
+    optimizer: Optimizer,
     state: State,
     metrics: Metrics,
     monitor: Monitor,
@@ -228,15 +228,11 @@ impl<'a> Training<'a> {
         output: &Output,
     ) -> anyhow::Result<Self> {
         let (ctx, checkpoints) = (config.context(), Checkpoints::new(run.checkpoints()));
-        let settings = AdamConfig {
-            learning_rate: config.learning_rate,
-            weight_decay: config.weight_decay,
-            ..AdamConfig::default()
-        };
+        let adam = |model: &Model| Optimizer::adam(model.parameters(), config.learning_rate, config.weight_decay, &ctx);
         let (model, optimizer, state) = match checkpoints.newest_good(|remark| output.say(remark))? {
             Some(path) => {
                 let (model, numbers, state) = checkpoint::load(&path, device, &ctx)?;
-                let mut optimizer = Adam::new(model.parameters(), settings, &ctx)?;
+                let mut optimizer = adam(&model)?;
                 optimizer.load_state(&numbers).with_context(|| path.display().to_string())?;
                 (model, optimizer, state)
             }
@@ -249,7 +245,7 @@ impl<'a> Training<'a> {
                     }
                     None => Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?,
                 };
-                let optimizer = Adam::new(model.parameters(), settings, &ctx)?;
+                let optimizer = adam(&model)?;
                 (model, optimizer, State::default())
             }
         };
@@ -383,7 +379,7 @@ impl<'a> Training<'a> {
     fn expected_time(&self, train: &Arc<dyn Pictures>, test: usize) -> anyhow::Result<Duration> {
         let (config, ctx) = (self.config, self.config.context());
         let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
-        let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
+        let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
         let Some(batch) = self.loader.epoch(0, 0).next() else { bail!("the training pictures fill no batch") };
         let batch = batch?;
         let mut step = || -> anyhow::Result<Duration> {

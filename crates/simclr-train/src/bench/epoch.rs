@@ -3,7 +3,7 @@
 use candle_core::DType;
 use serde_json::json;
 use simclr_model::Model;
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 use super::{WARM_UP, mib};
 use crate::cli::BenchEpochArguments;
@@ -37,7 +37,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     }
     let ctx = config.context();
     let model = Model::new(&config.model()?, config.seed, DType::F32, &device, &ctx)?;
-    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
+    let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
     let mut meter = Meter::start();
     for (i, batch) in loader.epoch(0, 0).take(steps).enumerate() {
         if i == WARM_UP {

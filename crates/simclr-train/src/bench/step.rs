@@ -8,7 +8,7 @@ use serde_json::json;
 use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::profile::Profile;
-use simclr_optim::{Adam, AdamConfig};
+use simclr_optim::Optimizer;
 
 use super::breakdown::{self, Peak};
 use super::{WARM_UP, at_least_one, median, mib, pictures};
@@ -35,7 +35,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
     let ctx = config.context();
     let ctx = if arguments.breakdown { ctx.with_profile(profile.clone()) } else { ctx };
     let model = Model::new(&model_config, 0, DType::F32, &device, &ctx)?;
-    let mut optimizer = Adam::new(model.parameters(), AdamConfig::default(), &ctx)?;
+    let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
     let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
     let (left, right) = (left?, right?);
 

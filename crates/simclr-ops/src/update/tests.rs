@@ -1,0 +1,189 @@
+use super::*;
+use crate::check::{close, forms, random};
+use candle_core::{DType, Device};
+
+const ADAM: Adam =
+    Adam { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, decoupled: false, number: 3 };
+const SGD: Sgd = Sgd { learning_rate: 1e-2, momentum: 0.9, nesterov: false, weight_decay: 0.1 };
+const LARS: Lars =
+    Lars { learning_rate: 1e-2, momentum: 0.9, nesterov: false, weight_decay: 0.1, trust_coefficient: Some(1e-3) };
+
+fn rules() -> [Rule; 6] {
+    [
+        Rule::Adam(ADAM),
+        Rule::Adam(Adam { decoupled: true, ..ADAM }),
+        Rule::Sgd(SGD),
+        Rule::Sgd(Sgd { nesterov: true, ..SGD }),
+        Rule::Lars(LARS),
+        Rule::Lars(Lars { trust_coefficient: None, nesterov: true, ..LARS }),
+    ]
+}
+
+/// Parameter, two moments (the second not negative) and gradient.
+fn tensors(dims: &[usize], dtype: DType) -> [Tensor; 4] {
+    let positive = random(dims, 3).abs().unwrap();
+    [random(dims, 1), random(dims, 2), positive, random(dims, 4)].map(|t| t.to_dtype(dtype).unwrap())
+}
+
+/// One step with a rule; the parameter and its moments after it.
+fn run(ctx: &Context, [p, m, v, g]: [Tensor; 4], rule: Rule, scale: f64) -> Vec<Tensor> {
+    let moments = &[m, v][..rule.moments()];
+    update(ctx, &[Slot { parameter: &p, moments, grad: &g, rule }], scale).unwrap();
+    std::iter::once(p).chain(moments.iter().cloned()).collect()
+}
+
+/// The same by candle's own operations.
+fn expected([p, m, v, g]: [Tensor; 4], rule: Rule, scale: f64) -> candle_core::Result<Vec<Tensor>> {
+    let g = (g * scale)?;
+    let norm = |t: &Tensor| t.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt);
+    let momentum = |g: &Tensor, momentum: f64, nesterov: bool| -> candle_core::Result<[Tensor; 2]> {
+        let v = ((&m * momentum)? + g)?;
+        Ok([if nesterov { (g + (&v * momentum)?)? } else { v.clone() }, v])
+    };
+    Ok(match rule {
+        Rule::Adam(a) => {
+            let (l2, keep) =
+                if a.decoupled { (0.0, 1.0 - a.learning_rate * a.weight_decay) } else { (a.weight_decay, 1.0) };
+            let g = (g + (&p * l2)?)?;
+            let m = ((m * a.beta1)? + (&g * (1.0 - a.beta1))?)?;
+            let v = ((v * a.beta2)? + (g.sqr()? * (1.0 - a.beta2))?)?;
+            let m_hat = (&m / (1.0 - a.beta1.powi(a.number as i32)))?;
+            let v_hat = (&v / (1.0 - a.beta2.powi(a.number as i32)))?;
+            let by = (m_hat / (v_hat.sqrt()? + a.eps)?)?;
+            vec![((p * keep)? - (by * a.learning_rate)?)?, m, v]
+        }
+        Rule::Sgd(s) => {
+            let [by, v] = momentum(&(g + (&p * s.weight_decay)?)?, s.momentum, s.nesterov)?;
+            vec![(p - (by * s.learning_rate)?)?, v]
+        }
+        Rule::Lars(l) => {
+            let g = (g + (&p * l.weight_decay)?)?;
+            let trust = match l.trust_coefficient {
+                Some(c) if norm(&p)? > 0.0 && norm(&g)? > 0.0 => c * norm(&p)? / norm(&g)?,
+                _ => 1.0,
+            };
+            let [by, v] = momentum(&(g * (trust * l.learning_rate))?, l.momentum, l.nesterov)?;
+            vec![(p - by)?, v]
+        }
+    })
+}
+
+fn copies(tensors: &[Tensor; 4]) -> [Tensor; 4] {
+    tensors.each_ref().map(|t| t.copy().unwrap())
+}
+
+#[test]
+fn every_form_of_every_rule_follows_its_formula() {
+    for len in [1, 31, 70_001] {
+        for ctx in forms() {
+            for rule in rules() {
+                for scale in [1.0, 0.125] {
+                    let tensors = tensors(&[len], DType::F64);
+                    let want = expected(copies(&tensors), rule, scale).unwrap();
+                    let got = run(&ctx, tensors, rule, scale);
+                    assert_eq!(got.len(), want.len());
+                    got.iter().zip(&want).for_each(|(got, want)| close(got, want, 1e-13, &format!("{rule:?}")));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn where_a_norm_is_zero_lars_keeps_its_rate() {
+    for zero in [0, 3] {
+        let mut tensors = tensors(&[40], DType::F64);
+        tensors[zero] = tensors[zero].zeros_like().unwrap();
+        let rule = Rule::Lars(Lars { weight_decay: 0.0, ..LARS });
+        let plain = Rule::Lars(Lars { weight_decay: 0.0, trust_coefficient: None, ..LARS });
+        let want = run(&Context::new(), copies(&tensors), plain, 1.0);
+        let got = run(&Context::new(), tensors, rule, 1.0);
+        got.iter().zip(&want).for_each(|(got, want)| close(got, want, 0.0, "zero norm"));
+    }
+}
+
+#[test]
+fn forms_and_threads_give_the_same_bits() {
+    let bits = |ctx: &Context, rule: Rule, threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let end = pool.install(|| run(ctx, tensors(&[3, 40_001], DType::F32), rule, 0.7));
+        end.iter().map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    let [reference, fast] = [Form::Reference, Form::Fast].map(Context::with_form);
+    for rule in rules() {
+        let want = bits(&fast, rule, 1);
+        assert!(want == bits(&fast, rule, 3), "{rule:?}");
+        // The norms of LARS are summed in another order.
+        if !matches!(rule, Rule::Lars(_)) {
+            assert!(want == bits(&reference, rule, 1), "{rule:?}");
+        }
+    }
+}
+
+#[test]
+fn many_parameters_move_at_once_as_one_by_one() {
+    let all: Vec<[Tensor; 4]> = [1, 7, 70_000].map(|len| tensors(&[len], DType::F32)).into();
+    let alone: Vec<_> = all.iter().map(|t| run(&Context::new(), copies(t), Rule::Sgd(SGD), 1.0)).collect();
+    let moments: Vec<[Tensor; 1]> = all.iter().map(|[_, m, ..]| [m.clone()]).collect();
+    let slots: Vec<Slot<'_>> = all
+        .iter()
+        .zip(&moments)
+        .map(|([p, _, _, g], moments)| Slot { parameter: p, moments, grad: g, rule: Rule::Sgd(SGD) })
+        .collect();
+    update(&Context::new(), &slots, 1.0).unwrap();
+    for ([p, m, ..], alone) in all.iter().zip(&alone) {
+        close(p, &alone[0], 0.0, "parameter");
+        close(m, &alone[1], 0.0, "velocity");
+    }
+}
+
+#[test]
+fn a_strided_gradient_is_read_in_its_order() {
+    let [p, m, v, g] = tensors(&[5, 7], DType::F64);
+    let strided = g.t().unwrap().contiguous().unwrap().t().unwrap();
+    assert!(!strided.is_contiguous());
+    let want = run(&Context::new(), copies(&[p.clone(), m.clone(), v.clone(), g]), Rule::Adam(ADAM), 1.0);
+    let got = run(&Context::new(), [p, m, v, strided], Rule::Adam(ADAM), 1.0);
+    got.iter().zip(&want).for_each(|(got, want)| close(got, want, 0.0, "strided"));
+}
+
+#[test]
+fn norms_are_sums_of_squares_and_tell_what_is_not_finite() {
+    for len in [0, 1, 31, 70_001] {
+        let t = random(&[len], 5);
+        let want: f64 = t.to_vec1::<f64>().unwrap().iter().map(|x| x * x).sum();
+        for ctx in forms() {
+            let got = squared_norm(&ctx, &t).unwrap();
+            assert!((got - want).abs() <= 1e-12 * want, "{got} {want}");
+        }
+    }
+    let large = Tensor::full(1e30f32, 10, &Device::Cpu).unwrap();
+    assert!(squared_norm(&Context::new(), &large).unwrap().is_finite(), "squares of f32 fit in f64");
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut numbers = vec![1f32; 50_000];
+        numbers[40_001] = wrong;
+        let t = Tensor::new(numbers, &Device::Cpu).unwrap();
+        forms().for_each(|ctx| assert!(!squared_norm(&ctx, &t).unwrap().is_finite()));
+    }
+}
+
+#[test]
+fn nothing_changes_when_an_argument_is_wrong() {
+    let right = tensors(&[4], DType::F32);
+    let [p, m, v, g] = tensors(&[4], DType::F32);
+    let before = right[0].to_vec1::<f32>().unwrap();
+    let rule = Rule::Adam(ADAM);
+    let message = |moments: &[Tensor], grad: &Tensor| {
+        // One that is right goes first.
+        let first = Slot { parameter: &right[0], moments: &right[1..3], grad: &right[3], rule };
+        let wrong = Slot { parameter: &p, moments, grad, rule };
+        update(&Context::new(), &[first, wrong], 1.0).unwrap_err().to_string()
+    };
+    let moments = [m.clone(), v];
+    let short = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+    assert!(message(&moments, &short).contains("grad has shape [3], expected [4]"));
+    let wide = Tensor::zeros(4, DType::F64, &Device::Cpu).unwrap();
+    assert!(message(&moments, &wide).contains("grad has elements of type F64, expected f32"));
+    assert!(message(&[m], &g).contains("moments are 1 tensors, expected 2"));
+    assert_eq!(right[0].to_vec1::<f32>().unwrap(), before);
+}

@@ -1,0 +1,222 @@
+//! Optimizers against PyTorch's and SimCLR's, and their numbers out and in again.
+
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var};
+use simclr_ops::{Context, Form};
+use simclr_optim::{Betas, Group, Momentum, OptimError, Optimizer, Rule};
+
+const NAMES: [&str; 3] = ["matrix", "vector", "scalar"];
+
+fn golden() -> HashMap<String, Tensor> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/optim.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn parameters(golden: &HashMap<String, Tensor>, dtype: DType) -> Vec<(String, Var)> {
+    let var = |name: &&str| Var::from_tensor(&golden[&format!("start.{name}")].to_dtype(dtype).unwrap()).unwrap();
+    NAMES.iter().map(|name| (name.to_string(), var(name))).collect()
+}
+
+fn gradients(golden: &HashMap<String, Tensor>, parameters: &[(String, Var)], step: usize) -> GradStore {
+    let mut store = GradStore::default();
+    for (name, var) in parameters {
+        let gradient = golden[&format!("grad.{name}")].get(step).unwrap().to_dtype(var.dtype()).unwrap();
+        store.insert(var, gradient);
+    }
+    store
+}
+
+fn numbers(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The optimizers of the golden script: rule, learning rate, weight decay.
+fn rules() -> [(&'static str, Rule, f64, f64); 8] {
+    let plain = Momentum { momentum: 0.0, nesterov: false };
+    let nesterov = Momentum { momentum: 0.9, nesterov: true };
+    let lars = |momentum| Rule::Lars { momentum, trust_coefficient: 1e-3 };
+    [
+        ("adam", Rule::ADAM, 1e-2, 0.0),
+        ("adam-decay", Rule::ADAM, 1e-2, 1e-2),
+        ("adamw", Rule::AdamW(Betas::default()), 1e-2, 1e-2),
+        ("sgd", Rule::Sgd(plain), 1e-2, 0.0),
+        ("sgd-momentum", Rule::Sgd(Momentum::default()), 1e-2, 1e-2),
+        ("sgd-nesterov", Rule::Sgd(nesterov), 1e-2, 1e-2),
+        ("lars", lars(Momentum::default()), 1.0, 1e-2),
+        ("lars-nesterov", lars(nesterov), 1.0, 1e-2),
+    ]
+}
+
+/// One group, or for LARS those of SimCLR.
+fn groups(rule: &Rule, parameters: &[(String, Var)], weight_decay: f64) -> Vec<Group> {
+    match rule {
+        Rule::Lars { .. } => Group::without_vectors(parameters, weight_decay),
+        _ => Group::all(parameters, weight_decay),
+    }
+}
+
+#[test]
+fn fifty_steps_are_those_of_pytorch_and_of_simclr_s_lars() {
+    let golden = golden();
+    for form in [Form::Reference, Form::Fast] {
+        for (dtype, kind, tolerance) in [(DType::F64, "f64", 1e-12), (DType::F32, "f32", 1e-6)] {
+            for (optimizer, rule, learning_rate, decay) in rules() {
+                let parameters = parameters(&golden, dtype);
+                let groups = groups(&rule, &parameters, decay);
+                let mut optim = Optimizer::new(rule, &groups, learning_rate, &Context::with_form(form)).unwrap();
+                for step in 0..50 {
+                    if step == 25 {
+                        optim.set_learning_rate(learning_rate / 10.0);
+                    }
+                    optim.step(&gradients(&golden, &parameters, step)).unwrap();
+                    if step % 10 == 9 {
+                        for (name, var) in &parameters {
+                            let want = numbers(&golden[&format!("{kind}.{optimizer}.{step}.{name}")]);
+                            for (g, w) in numbers(var).iter().zip(&want) {
+                                let close = (g - w).abs() <= tolerance * (1.0 + w.abs());
+                                assert!(close, "{form:?} {kind} {optimizer} step {step} {name}: {g} {w}");
+                            }
+                        }
+                    }
+                }
+                assert_eq!((optim.steps(), optim.learning_rate()), (50, learning_rate / 10.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clipped_norm_is_pytorch_s() {
+    let golden = golden();
+    let parameters = parameters(&golden, DType::F64);
+    let ctx = Context::new();
+    let plain = Rule::Sgd(Momentum { momentum: 0.0, nesterov: false });
+    let mut sgd = Optimizer::new(plain, &Group::all(&parameters, 0.0), 1.0, &ctx).unwrap();
+    let gradients = sgd.gradients(&gradients(&golden, &parameters, 0)).unwrap();
+    let norm = gradients.norm(&ctx).unwrap();
+    let want: f64 = golden["clip.norm"].to_scalar().unwrap();
+    assert!((norm - want).abs() <= 1e-14 * want && norm > 1.0, "{norm} {want}");
+    sgd.apply(&gradients, 1.0 / (norm + 1e-6)).unwrap();
+    for (name, var) in &parameters {
+        let moved: Vec<f64> = numbers(&golden[&format!("start.{name}")]);
+        let by = numbers(&golden[&format!("clip.grad.{name}")]);
+        for ((start, by), end) in moved.iter().zip(by).zip(numbers(var)) {
+            assert!((start - by - end).abs() < 1e-14, "{name}");
+        }
+    }
+}
+
+#[test]
+fn summed_gradients_of_two_batches_move_as_their_mean() {
+    let golden = golden();
+    let (summed, mean) = (parameters(&golden, DType::F64), parameters(&golden, DType::F64));
+    let new = |parameters: &[(String, Var)]| Optimizer::adam(parameters, 1e-2, 1e-2, &Context::new()).unwrap();
+    let (mut a, mut b) = (new(&summed), new(&mean));
+    let first = gradients(&golden, &summed, 0);
+    let mut sum = a.gradients(&first).unwrap();
+    sum.add(&a.gradients(&gradients(&golden, &summed, 1)).unwrap()).unwrap();
+    a.apply(&sum, 0.5).unwrap();
+    let mut store = GradStore::default();
+    for (name, var) in &mean {
+        let grad = |step| golden[&format!("grad.{name}")].get(step).unwrap();
+        store.insert(var, ((grad(0) + grad(1)).unwrap() * 0.5).unwrap());
+    }
+    b.step(&store).unwrap();
+    for ((name, a), (_, b)) in summed.iter().zip(&mean) {
+        assert_eq!(numbers(a), numbers(b), "{name}");
+    }
+    // The sum was made in memory of its own.
+    let untouched = first.get(&summed[0].1).unwrap();
+    assert_eq!(numbers(untouched), numbers(&golden["grad.matrix"].get(0).unwrap()));
+}
+
+#[test]
+fn groups_have_their_own_decay_and_rate() {
+    let golden = golden();
+    let parameters = parameters(&golden, DType::F64);
+    let group = |i: usize, weight_decay, learning_rate_scale| Group {
+        parameters: vec![parameters[i].clone()],
+        weight_decay,
+        learning_rate_scale,
+        is_adapted: true,
+    };
+    let plain = Rule::Sgd(Momentum { momentum: 0.0, nesterov: false });
+    let groups = [group(0, 0.5, 1.0), group(1, 0.0, 10.0), group(2, 0.0, 0.0)];
+    let mut sgd = Optimizer::new(plain, &groups, 0.1, &Context::new()).unwrap();
+    sgd.step(&gradients(&golden, &parameters, 0)).unwrap();
+    for ((name, var), (decay, rate)) in parameters.iter().zip([(0.5, 0.1), (0.0, 1.0), (0.0, 0.0)]) {
+        let start = numbers(&golden[&format!("start.{name}")]);
+        let grad = numbers(&golden[&format!("grad.{name}")].get(0).unwrap());
+        for ((p, g), got) in start.iter().zip(grad).zip(numbers(var)) {
+            assert!((p - rate * (g + decay * p) - got).abs() < 1e-12, "{name}");
+        }
+    }
+}
+
+#[test]
+fn going_on_from_saved_numbers_gives_the_same_bits() {
+    let golden = golden();
+    for (optimizer, rule, learning_rate, decay) in rules() {
+        let (whole, broken) = (parameters(&golden, DType::F32), parameters(&golden, DType::F32));
+        let new = |parameters: &[(String, Var)]| {
+            Optimizer::new(rule, &groups(&rule, parameters, decay), learning_rate, &Context::new()).unwrap()
+        };
+        let (mut one, mut first) = (new(&whole), new(&broken));
+        for step in 0..20 {
+            one.step(&gradients(&golden, &whole, step)).unwrap();
+        }
+        for step in 0..11 {
+            first.step(&gradients(&golden, &broken, step)).unwrap();
+        }
+        let mut second = new(&broken);
+        second.load_state(&first.state()).unwrap();
+        assert_eq!(second.steps(), 11);
+        for step in 11..20 {
+            second.step(&gradients(&golden, &broken, step)).unwrap();
+        }
+        for ((name, a), (_, b)) in whole.iter().zip(&broken) {
+            assert_eq!(numbers(a), numbers(b), "{optimizer} {name}");
+        }
+        // The copy is a copy: moving on did not move what was saved from.
+        assert_eq!(first.steps(), 11);
+        let moment = format!("{}.matrix", rule.moments()[0]);
+        assert_ne!(numbers(&first.state()[&moment]), numbers(&second.state()[&moment]), "{optimizer}");
+    }
+}
+
+#[test]
+fn a_parameter_without_gradient_is_named_and_nothing_moves() {
+    let golden = golden();
+    let parameters = parameters(&golden, DType::F32);
+    let mut adam = Optimizer::adam(&parameters, 1e-3, 0.0, &Context::new()).unwrap();
+    let mut store = gradients(&golden, &parameters, 0);
+    store.remove(&parameters[1].1);
+    let error = adam.step(&store).unwrap_err();
+    assert!(matches!(&error, OptimError::NoGradient { name } if name == "vector"), "{error}");
+    assert_eq!(error.to_string(), "the loss gives no gradient for parameter vector");
+    assert_eq!(numbers(&parameters[0].1), numbers(&golden["start.matrix"].to_dtype(DType::F32).unwrap()));
+    assert_eq!(adam.steps(), 0);
+}
+
+#[test]
+fn saved_numbers_that_do_not_fit_are_all_listed() {
+    let golden = golden();
+    let parameters = parameters(&golden, DType::F32);
+    let mut adam = Optimizer::adam(&parameters, 1e-3, 0.0, &Context::new()).unwrap();
+    let mut state = adam.state();
+    state.remove("exp_avg.vector");
+    state.insert("exp_avg.other".into(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+    state.insert("exp_avg_sq.matrix".into(), Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap());
+    state.insert("step".into(), Tensor::new(-3i64, &Device::Cpu).unwrap());
+    let message = adam.load_state(&state).unwrap_err().to_string();
+    for part in [
+        "missing exp_avg.vector",
+        "unexpected exp_avg.other",
+        "exp_avg_sq.matrix is F32 of shape [2, 2], expected F32 of [3, 4]",
+        "step is -3",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
