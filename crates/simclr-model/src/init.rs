@@ -9,10 +9,15 @@ use simclr_ops::random::stream;
 /// First counter of the streams of initial values: no epoch has this number, so no augmentation shares one.
 const INITIAL_VALUES: u64 = u64::MAX;
 
+/// The first convolution of the encoder.
+const STEM: &str = "f.0.weight";
+
 /// Fills the convolutions and linear layers of `variables`; batch norm has its constants already.
 ///
 /// - Convolution: normal with variance 2 / (c_out · k_h · k_w) (`kaiming_normal_(mode="fan_out", nonlinearity="relu")`,
 ///   as torchvision's ResNet).
+/// - The 3×3 stem: uniform within ±1/√(c_in · k_h · k_w), PyTorch's default for a convolution: the course, and everybody who
+///   trains on small pictures, puts a new one in the place of torchvision's.
 /// - Linear, weight and bias: uniform within ±1/√c_in (PyTorch's default).
 pub(crate) fn initialize(variables: &VarMap, seed: u64) -> Result<()> {
     let entries = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -26,6 +31,10 @@ pub(crate) fn initialize(variables: &VarMap, seed: u64) -> Result<()> {
         };
         match (var.dtype(), var.dims()) {
             (DType::I64, _) => {}
+            (_, &[_, c_in, 3, 3]) if name == STEM => {
+                let bound = 1.0 / ((c_in * 9) as f64).sqrt();
+                fill(&mut || bound * (2.0 * numbers.uniform() - 1.0))?;
+            }
             (_, &[c_out, _, k_h, k_w]) => {
                 let std = (2.0 / (c_out * k_h * k_w) as f64).sqrt();
                 fill(&mut || std * numbers.normal())?;
