@@ -19,18 +19,32 @@ pub(crate) struct Pass {
     pub(crate) groups: usize,
 }
 
-/// What a pass is for.
+/// What a pass in training mode is for. In all of them batches are normalised by their own statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// The batch's own statistics, which the running ones follow; gradients are wanted.
+pub enum Mode {
+    /// The running statistics follow, and gradients are wanted: a training step.
     Train,
-    /// The batch's own statistics, which the running ones follow; no gradients: a frozen network left in PyTorch's training mode.
-    BatchStatistics,
+    /// The running statistics follow, and no graph is recorded: the first of two passes that make a step, or a frozen network left
+    /// in PyTorch's training mode.
+    First,
+    /// Gradients are wanted of what [`Mode::First`] has seen; the running statistics stay.
+    Second,
+}
+
+impl Mode {
+    pub(crate) fn has_gradients(self) -> bool {
+        self != Self::First
+    }
+
+    /// Whether the running statistics follow those of the batch.
+    pub(crate) fn is_tracked(self) -> bool {
+        self != Self::Second
+    }
 }
 
 impl Pass {
     fn parameter(&mut self, tensor: &Tensor) -> Value {
-        if self.mode == Mode::Train { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
+        if self.mode.has_gradients() { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
     }
 }
 
@@ -97,7 +111,7 @@ impl BatchNorm {
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
         let config = batch_norm::BatchNorm { eps: EPS, relu, groups: pass.groups };
         let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
-        statistics.iter().try_for_each(|statistics| self.track(statistics))?;
+        self.track(&statistics, pass.mode)?;
         Ok(y)
     }
 
@@ -111,14 +125,14 @@ impl BatchNorm {
         Ok((scale, shift))
     }
 
-    /// On rows in candle's graph, with the ReLU that follows it. Training updates the running statistics.
+    /// On rows in candle's graph, with the ReLU that follows it; `mode` is none for evaluation.
     ///
     /// `groups` are as in [`Pass`].
-    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, train: bool, groups: usize) -> Result<Tensor> {
+    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, mode: Option<Mode>, groups: usize) -> Result<Tensor> {
         let config = batch_norm::BatchNorm { eps: EPS, relu: true, groups };
-        if train {
+        if let Some(mode) = mode {
             let (y, statistics) = autograd::batch_norm(ctx, x, &self.weight, &self.bias, config)?;
-            statistics.iter().try_for_each(|statistics| self.track(statistics))?;
+            self.track(&statistics, mode)?;
             Ok(y)
         } else {
             let (mean, var) = (&self.running_mean, &self.running_var);
@@ -126,8 +140,13 @@ impl BatchNorm {
         }
     }
 
+    /// Lets the running statistics follow those of every group, in their order.
+    fn track(&self, groups: &[Statistics], mode: Mode) -> Result<()> {
+        if mode.is_tracked() { groups.iter().try_for_each(|group| self.follow(group)) } else { Ok(()) }
+    }
+
     /// `running = 0.9 · running + 0.1 · batch`, with the unbiased variance, as PyTorch does.
-    fn track(&self, statistics: &Statistics) -> Result<()> {
+    fn follow(&self, statistics: &Statistics) -> Result<()> {
         let update = |running: &Var, batch: Vec<f64>| -> Result<()> {
             let batch = Tensor::from_vec(batch, running.shape(), &candle_core::Device::Cpu)?
                 .to_dtype(running.dtype())?

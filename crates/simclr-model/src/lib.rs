@@ -20,5 +20,6 @@ pub use config::{Arch, ModelConfig, Stem};
 pub use error::ModelError;
 pub use frozen::FrozenEncoder;
 pub use infer::InferError;
+pub use layers::Mode;
 pub use model::Model;
 pub use pth::{PickleError, PthError};

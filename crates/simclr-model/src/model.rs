@@ -133,9 +133,9 @@ impl Model {
     /// If `x` is not as above, or has one picture in training (batch norm of the head needs two).
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
         if train {
-            self.embed(&self.encode(x, Mode::Train, 1)?, true, 1)
+            self.embed(&self.encode(x, Mode::Train, 1)?, Some(Mode::Train), 1)
         } else {
-            let (feature, out) = self.embed(&self.features(x)?, false, 1)?;
+            let (feature, out) = self.embed(&self.features(x)?, None, 1)?;
             Ok((feature.detach(), out.detach()))
         }
     }
@@ -153,14 +153,34 @@ impl Model {
             candle_core::bail!("both views have one shape, found {:?} and {:?}", left.dims(), right.dims());
         }
         let n = left.dim(0)?;
-        let features = self.encode(&Tensor::cat(&[left, right], 0)?, Mode::Train, 2)?;
-        let (_, out) = self.embed(&features, true, 2)?;
+        let out = self.forward_groups(&Tensor::cat(&[left, right], 0)?, 2, Mode::Train)?;
         Ok((out.narrow(0, 0, n)?, out.narrow(0, n, n)?))
     }
 
-    /// Features, and the embeddings made of them, with rows of unit length; `groups` as in [`Pass`].
-    fn embed(&self, features: &Tensor, train: bool, groups: usize) -> Result<(Tensor, Tensor)> {
-        let out = self.head.forward(&self.ctx, features, train, groups)?;
+    /// Embeddings in training of `groups` equal parts of a batch, each normalised by its own statistics, which the running ones
+    /// follow in their order: what that many calls of [`Model::forward_t`] give.
+    ///
+    /// A step on more pictures than memory holds takes two passes over their groups: [`Mode::First`] for all embeddings, and,
+    /// when the gradient of the loss for them is known, [`Mode::Second`] for group after group (Gao et al. 2021,
+    /// arXiv:2101.06983).
+    ///
+    /// # Shapes
+    /// `x`: `[n, 3, h, w]`, `n` a multiple of `groups`. Returns `[n, feature_dim]`, rows of unit length.
+    ///
+    /// # Errors
+    /// As [`Model::forward_t`], and if the groups are not equal.
+    pub fn forward_groups(&self, x: &Tensor, groups: usize, mode: Mode) -> Result<Tensor> {
+        let n = x.dim(0)?;
+        if groups == 0 || !n.is_multiple_of(groups) {
+            candle_core::bail!("{n} pictures are no {groups} equal groups");
+        }
+        let (_, out) = self.embed(&self.encode(x, mode, groups)?, Some(mode), groups)?;
+        Ok(if mode.has_gradients() { out } else { out.detach() })
+    }
+
+    /// Features, and the embeddings made of them, with rows of unit length; `mode` is none for evaluation, `groups` as in [`Pass`].
+    fn embed(&self, features: &Tensor, mode: Option<Mode>, groups: usize) -> Result<(Tensor, Tensor)> {
+        let out = self.head.forward(&self.ctx, features, mode, groups)?;
         Ok((autograd::l2_normalize(&self.ctx, features)?, autograd::l2_normalize(&self.ctx, &out)?))
     }
 
@@ -190,7 +210,7 @@ impl Model {
     /// # Errors
     /// If `x` is not as above, or so small that a channel of the last layer has one value.
     pub fn features_with_batch_statistics(&self, x: &Tensor) -> Result<Tensor> {
-        self.encode(x, Mode::BatchStatistics, 1)
+        self.encode(x, Mode::First, 1)
     }
 
     /// SHA-256 of the state dict, names and shapes and every bit of the values, in hexadecimal digits: equal if and only if
@@ -263,7 +283,7 @@ impl Model {
         let pictures = pass.tape.constant(&self.nhwc(x)?);
         let map = self.encoder.forward(&mut pass, &pictures)?;
         let features = pass.tape.global_avg_pool(&map)?;
-        if mode == Mode::Train {
+        if mode.has_gradients() {
             autograd::attach(pass.tape, &features, &[self.encoder.anchor()], &self.sink)
         } else {
             Ok(features.tensor().clone())
