@@ -257,6 +257,30 @@ impl Model {
         self.state.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
+    /// Copies of the running statistics, which every forward pass in training moves.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn running_statistics(&self) -> Result<Vec<Tensor>> {
+        self.statistics().map(|var| var.as_detached_tensor().copy()).collect()
+    }
+
+    /// Puts back what [`Model::running_statistics`] gave: a step that is not to count leaves no trace.
+    ///
+    /// # Errors
+    /// If they are not those of this model.
+    pub fn set_running_statistics(&self, statistics: &[Tensor]) -> Result<()> {
+        let own = self.statistics().count();
+        if own != statistics.len() {
+            candle_core::bail!("the model has {own} running statistics, found {}", statistics.len());
+        }
+        self.statistics().zip(statistics).try_for_each(|(var, value)| var.set(value))
+    }
+
+    fn statistics(&self) -> impl Iterator<Item = &Var> {
+        self.state.iter().filter(|(name, _)| !is_parameter(name)).map(|(_, var)| var)
+    }
+
     /// Architecture and sizes.
     pub fn config(&self) -> &ModelConfig {
         &self.config

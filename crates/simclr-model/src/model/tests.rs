@@ -378,3 +378,21 @@ fn a_frozen_encoder_gives_each_picture_the_same_features_in_every_batch() {
         assert_eq!(numbers(&frozen.features(&pictures).unwrap()), all, "{arch:?} again");
     }
 }
+
+#[test]
+fn running_statistics_can_be_put_back() {
+    let model = model(&tiny(Arch::ResNet18), DType::F32);
+    let state = || -> Vec<Vec<f64>> { model.state().iter().map(|(_, t)| numbers(t)).collect() };
+    let (before, kept) = (state(), model.running_statistics().unwrap());
+    let pictures = random(&[4, 3, 8, 8], 1).to_dtype(DType::F32).unwrap();
+    model.forward_groups(&pictures, 1, Mode::First).unwrap();
+    let followed = state();
+    assert!(followed != before);
+    model.forward_groups(&pictures, 1, Mode::Second).unwrap();
+    assert!(state() == followed, "a second pass leaves them alone");
+    model.set_running_statistics(&kept).unwrap();
+    assert!(state() == before);
+    assert!(model.set_running_statistics(&kept[1..]).unwrap_err().to_string().contains("running statistics, found"));
+    let message = model.forward_groups(&pictures, 3, Mode::Train).unwrap_err().to_string();
+    assert!(message.contains("4 pictures are no 3 equal groups"), "{message}");
+}
