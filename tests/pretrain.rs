@@ -1,37 +1,11 @@
-//! Training runs of the real program, from the start to the result, and through interruptions.
+//! Training runs of the real program, from the start to the result.
 
 mod program;
 
 use std::fs;
-use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use program::{Ended, program, result, run, write_cifar10, write_cifar100};
+use program::{Ended, SMALL, end_of, metrics, program, result, run, write_cifar10, write_cifar100};
 use serde_json::Value;
-
-/// Small enough for a test, big enough that a signal finds it still running.
-const SMALL: &str =
-    "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
-
-/// Model and optimizer of a run's newest checkpoint, and its metrics without what was measured with a clock.
-fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
-    let latest = fs::read_to_string(run.join("checkpoints/latest")).unwrap();
-    let file = |name: &str| fs::read(run.join("checkpoints").join(latest.trim()).join(name)).unwrap();
-    (file("model.safetensors"), file("optimizer.safetensors"), metrics(run))
-}
-
-fn metrics(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let without_clock = |line: &str| {
-        let mut event: Value = serde_json::from_str(line).unwrap();
-        let fields = event.as_object_mut().unwrap();
-        fields.remove("pairs_per_s");
-        fields.remove("data_wait_share");
-        event
-    };
-    text.lines().map(without_clock).collect()
-}
 
 #[test]
 fn cifar_100_is_learned_from_and_judged_by_either_labels() {
@@ -124,80 +98,6 @@ fn threads_and_workers_do_not_change_a_bit() {
         end_of(&folder)
     };
     assert!(end("a", "--threads 1 --workers 1") == end("b", "--threads 3 --workers 4"));
-}
-
-#[test]
-fn a_resumed_run_ends_in_the_same_bits() {
-    let dir = tempfile::tempdir().unwrap();
-    let whole = dir.path().join("whole");
-    let expected = result(&format!("{SMALL} --run {}", whole.display()));
-    let expected_end = end_of(&whole);
-    let same = |folder: &Path| {
-        let object = result(&format!("pretrain --resume --run {}", folder.display()));
-        for field in ["loss", "steps", "knn_top1", "knn_top1_random", "knn"] {
-            assert_eq!(object[field], expected[field], "{field} of {}", folder.display());
-        }
-        assert!(end_of(folder) == expected_end, "{}: other weights or metrics", folder.display());
-    };
-
-    // Stopped in the middle of an epoch, twice.
-    let folder = dir.path().join("stopped");
-    for steps in [5, 13] {
-        let resume = if steps == 5 { SMALL } else { "pretrain --resume" };
-        let object = result(&format!("{resume} --run {} --max-steps {steps}", folder.display()));
-        assert_eq!((&object["steps"], &object["finished"]), (&steps.into(), &false.into()));
-    }
-    same(&folder);
-
-    #[cfg(unix)]
-    for (signal, events) in [("INT", 1), ("TERM", 4), ("KILL", 8)] {
-        let folder = dir.path().join(signal);
-        let ended = signalled(&folder, signal, events);
-        if signal == "KILL" {
-            assert_eq!(ended.status, None, "{}", ended.stderr);
-            // What a killed writer leaves behind.
-            fs::create_dir_all(folder.join("checkpoints/step-00000099.part")).unwrap();
-        } else {
-            assert_eq!(ended.status, Some(130), "{}", ended.stderr);
-            let hint = format!("go on with: simclr-train pretrain --run {} --resume", folder.display());
-            assert!(ended.stderr.contains(&hint), "{}", ended.stderr);
-        }
-        assert!(!folder.join("result.json").exists());
-        same(&folder);
-    }
-}
-
-/// Starts a run and sends it a signal when its metrics have `events` lines.
-#[cfg(unix)]
-fn signalled(folder: &Path, signal: &str, events: usize) -> Ended {
-    let mut command = program(&format!("{SMALL} --run {}", folder.display()));
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let began = Instant::now();
-    let written = || fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
-    while written() < events {
-        assert!(began.elapsed() < Duration::from_secs(120), "the run does not write its metrics");
-        sleep(Duration::from_millis(2));
-    }
-    let status = std::process::Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
-    assert!(status.unwrap().success());
-    child.wait_with_output().unwrap().into()
-}
-
-#[test]
-fn changed_settings_are_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("run");
-    result(&format!("{SMALL} --max-steps 1 --run {}", folder.display()));
-    let before = end_of(&folder);
-    let ended = run(&format!("pretrain --resume --run {} --lr 0.5 --batch 64 --epochs 9", folder.display()));
-    assert_eq!(ended.status, Some(2), "{}", ended.stderr);
-    assert!(ended.stderr.contains("epochs") && ended.stderr.contains("learning_rate"), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("batch"), "--batch 64 changes nothing: {}", ended.stderr);
-    // Without --resume, a folder that has a run is never written to.
-    let ended = run(&format!("{SMALL} --run {}", folder.display()));
-    assert_eq!(ended.status, Some(2));
-    assert!(ended.stderr.contains("has a run already"), "{}", ended.stderr);
-    assert!(end_of(&folder) == before);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The real program, as a user starts it.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -44,6 +45,32 @@ pub(crate) fn result(arguments: &str) -> Value {
     serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap()
 }
 
+/// Small enough for a test, big enough that a signal finds it still running.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub(crate) const SMALL: &str =
+    "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
+
+/// Model and optimizer of a run's newest checkpoint, and its metrics without what was measured with a clock.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub(crate) fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
+    let latest = fs::read_to_string(run.join("checkpoints/latest")).unwrap();
+    let file = |name: &str| fs::read(run.join("checkpoints").join(latest.trim()).join(name)).unwrap();
+    (file("model.safetensors"), file("optimizer.safetensors"), metrics(run))
+}
+
+/// The lines of a run's metrics without what was measured with a clock.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub(crate) fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let without_clock = |line: &str| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        let fields = event.as_object_mut().unwrap();
+        ["pairs_per_s", "data_wait_share", "peak_mib", "time"].iter().for_each(|name| drop(fields.remove(*name)));
+        event
+    };
+    text.lines().map(without_clock).collect()
+}
+
 /// CIFAR-10 in its binary form with `records` pictures of a formula in every file.
 #[allow(dead_code, reason = "each test program uses what it needs of this module")]
 pub(crate) fn write_cifar10(data_dir: &Path, records: u32) {
@@ -59,7 +86,7 @@ pub(crate) fn write_cifar100(data_dir: &Path, records: u32) {
 }
 
 fn write_cifar(folder: &Path, names: impl Iterator<Item = String>, records: u32, labels: impl Fn(u8) -> Vec<u8>) {
-    std::fs::create_dir_all(folder).unwrap();
+    fs::create_dir_all(folder).unwrap();
     for (file, name) in names.enumerate() {
         let mut bytes = Vec::new();
         for record in 0..records {
@@ -67,6 +94,6 @@ fn write_cifar(folder: &Path, names: impl Iterator<Item = String>, records: u32,
             bytes.extend(labels(label as u8));
             bytes.extend((0..3_072u32).map(|i| (i * (label + 1) / 7 + 13 * record) as u8));
         }
-        std::fs::write(folder.join(name), bytes).unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
     }
 }

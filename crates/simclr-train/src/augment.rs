@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::cli::AugmentArguments;
-use crate::config::{Config, recipe};
+use crate::config::{Config, Given, recipe};
 use crate::data_sets::Place;
 use crate::output::Output;
 use crate::run_folder::write_whole;
@@ -26,7 +26,7 @@ pub(crate) fn command(arguments: &AugmentArguments, output: &Output) -> anyhow::
         }
     }
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
-    let config = config.fitted(arguments.size, None, &opened)?;
+    let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
     let set = opened.pictures;
     let (first, len) = (arguments.first, set.len());
     if first >= len {

@@ -20,6 +20,7 @@ use crate::run_folder::{RunFolder, write_whole};
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct State {
     /// Steps taken in all.
     pub(crate) step: u64,
@@ -27,12 +28,21 @@ pub(crate) struct State {
     pub(crate) epoch: u64,
     /// Batches taken of the epoch that has begun.
     pub(crate) batch: usize,
-    /// Sum of the losses of those batches.
+    /// Sum of the losses of the steps of that epoch.
     pub(crate) loss_sum: f64,
+    /// How many there are.
+    pub(crate) losses: u64,
     /// Mean loss of the last finished epoch.
     pub(crate) last_epoch_loss: Option<f64>,
     /// Best kNN on the held-out labels so far, and the step it was measured at.
     pub(crate) best: Option<(f64, u64)>,
+    /// Steps that were left out because a number was not finite, in all and since the last that was not.
+    pub(crate) skipped: u64,
+    pub(crate) skipped_in_a_row: u64,
+    /// Deviation of the embeddings when it was last measured.
+    pub(crate) embedding_std: Option<f64>,
+    /// Events of the metrics so far.
+    pub(crate) events: u64,
     /// Seconds spent training so far, over all parts of the run.
     pub(crate) train_seconds: f64,
 }
@@ -55,18 +65,20 @@ const MANIFEST: &str = "manifest.json";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 
-/// Checkpoints that are kept beside the best: one to go on from, and one in case that is damaged.
-const KEPT: usize = 2;
+/// What a checkpoint is called while another takes its place.
+const REPLACED: &str = "replaced";
 
 /// The checkpoints of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
     folder: PathBuf,
+    /// How many are kept beside the best: one to go on from, and others in case that is damaged.
+    keep: usize,
 }
 
 impl Checkpoints {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(crate) fn new(folder: PathBuf, keep: usize) -> Self {
+        Self { folder, keep }
     }
 
     /// Writes a checkpoint, points `latest` to it (and `best`, if it is), and removes those that are no longer needed.
@@ -82,16 +94,38 @@ impl Checkpoints {
             let _ = fs::remove_dir_all(&part);
         }
         written.with_context(|| format!("{}: the checkpoint cannot be written", whole.display()))?;
-        if whole.exists() {
-            fs::remove_dir_all(&whole).with_context(|| whole.display().to_string())?;
-        }
-        fs::rename(&part, &whole).with_context(|| whole.display().to_string())?;
+        self.put(&part, &whole).with_context(|| whole.display().to_string())?;
         self.point(LATEST, &name)?;
         if state.best.is_some_and(|(_, step)| step == state.step) {
             self.point(BEST, &name)?;
         }
         self.prune()?;
         Ok(whole)
+    }
+
+    /// Gives a written folder its name. One that has the name already is there, under this name or another, until the new one is:
+    /// see [`Self::recover`].
+    fn put(&self, part: &Path, whole: &Path) -> std::io::Result<()> {
+        let old = whole.with_extension(REPLACED);
+        if whole.exists() {
+            fs::rename(whole, &old)?;
+        }
+        fs::rename(part, whole)?;
+        // The names themselves must be on the disk before anything points to them.
+        File::open(&self.folder)?.sync_all()?;
+        if old.exists() { fs::remove_dir_all(&old) } else { Ok(()) }
+    }
+
+    /// Undoes what a program left that was killed while one checkpoint took the place of another.
+    fn recover(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let old = entry?.path();
+            if old.extension().is_some_and(|extension| extension == REPLACED) {
+                let whole = old.with_extension("");
+                if whole.exists() { fs::remove_dir_all(&old)? } else { fs::rename(&old, &whole)? }
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, part: &Path, model: &Model, optimizer: &Optimizer, state: &State) -> anyhow::Result<()> {
@@ -115,11 +149,6 @@ impl Checkpoints {
         write_whole(&path, format!("{name}\n").as_bytes()).with_context(|| path.display().to_string())
     }
 
-    /// The file that names the newest checkpoint.
-    pub(crate) fn latest(&self) -> PathBuf {
-        self.folder.join(LATEST)
-    }
-
     fn pointed(&self, pointer: &str) -> Option<String> {
         fs::read_to_string(self.folder.join(pointer)).ok().map(|name| name.trim().to_owned())
     }
@@ -134,7 +163,11 @@ impl Checkpoints {
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let mut names =
             names.collect::<std::io::Result<Vec<_>>>().with_context(|| self.folder.display().to_string())?;
-        names.retain(|name| name.starts_with("step-") && self.folder.join(name).join(MANIFEST).exists());
+        let is_whole = |name: &String| {
+            let step = name.strip_prefix("step-").filter(|step| step.bytes().all(|byte| byte.is_ascii_digit()));
+            step.is_some() && self.folder.join(name).join(MANIFEST).exists()
+        };
+        names.retain(is_whole);
         // Names have a fixed width, so their order is that of their steps.
         names.sort();
         Ok(names)
@@ -143,7 +176,7 @@ impl Checkpoints {
     fn prune(&self) -> anyhow::Result<()> {
         let best = self.pointed(BEST);
         let names = self.names()?;
-        let old = &names[..names.len().saturating_sub(KEPT)];
+        let old = &names[..names.len().saturating_sub(self.keep)];
         for name in old.iter().filter(|name| Some(*name) != best.as_ref()) {
             let path = self.folder.join(name);
             fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
@@ -156,6 +189,9 @@ impl Checkpoints {
     /// # Errors
     /// If the folder cannot be read, or there are checkpoints but none is good.
     pub(crate) fn newest_good(&self, mut remark: impl FnMut(String)) -> anyhow::Result<Option<PathBuf>> {
+        if self.folder.exists() {
+            self.recover().with_context(|| self.folder.display().to_string())?;
+        }
         let names = self.names()?;
         for name in names.iter().rev() {
             let path = self.folder.join(name);
@@ -167,6 +203,15 @@ impl Checkpoints {
         ensure!(names.is_empty(), "{}: all {} checkpoints are damaged", self.folder.display(), names.len());
         Ok(None)
     }
+}
+
+/// The step of the newest whole checkpoint in a folder, its files unread.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(crate) fn newest_step(folder: &Path) -> anyhow::Result<Option<u64>> {
+    let names = Checkpoints::new(folder.to_owned(), 1).names()?;
+    Ok(names.last().and_then(|name| name.strip_prefix("step-")?.parse().ok()))
 }
 
 /// The checkpoint that a file like `checkpoints/latest` or `checkpoints/best` names, if `path` is one.
@@ -190,7 +235,7 @@ pub(crate) fn follow(path: &Path) -> anyhow::Result<Option<PathBuf>> {
 pub(crate) fn find(path: &Path) -> anyhow::Result<(PathBuf, Option<Config>)> {
     let run = if path.is_dir() { RunFolder::open(path)? } else { None };
     if let Some((run, config)) = run {
-        let latest = follow(&Checkpoints::new(run.checkpoints()).latest())?;
+        let latest = follow(&run.checkpoints().join(LATEST))?;
         let latest = latest.with_context(|| format!("{}: the run has no checkpoint yet", path.display()))?;
         return Ok((model_path(&latest), Some(config)));
     }
@@ -302,7 +347,7 @@ mod tests {
         let config = ModelConfig { width: 2, ..ModelConfig::new(Arch::ResNet18) };
         let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &Context::new()).unwrap();
         let adam = Optimizer::adam(model.parameters(), 1e-3, 0.0, &Context::new()).unwrap();
-        let checkpoints = Checkpoints::new(dir.path().to_owned());
+        let checkpoints = Checkpoints::new(dir.path().to_owned(), 2);
         (dir, checkpoints, model, adam)
     }
 
@@ -326,14 +371,35 @@ mod tests {
         assert_eq!(state, best);
         assert_eq!(optimizer.len(), adam.state().len());
         assert_eq!(loaded.config(), model.config());
-        assert_eq!(follow(&checkpoints.latest()).unwrap().unwrap(), dir.path().join("step-00000004"));
+        assert_eq!(follow(&dir.path().join(LATEST)).unwrap().unwrap(), dir.path().join("step-00000004"));
+        let all = Checkpoints { keep: 9, ..checkpoints.clone() };
+        (5..=7).for_each(|step| drop(all.save(&model, &adam, &State { best: Some((0.5, 1)), ..at(step) }).unwrap()));
+        assert_eq!(all.names().unwrap().len(), 6, "--keep 9 keeps all");
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_replaced_is_there_at_every_moment() {
+        let (dir, checkpoints, model, adam) = setup();
+        let whole = checkpoints.save(&model, &adam, &at(3)).unwrap();
+        // Killed after the old one was set aside: it comes back.
+        fs::rename(&whole, whole.with_extension(REPLACED)).unwrap();
+        fs::create_dir(dir.path().join("step-00000003.part")).unwrap();
+        assert_eq!(checkpoints.newest_good(|_| panic!()).unwrap().as_ref(), Some(&whole));
+        // Killed after the new one had its name: the old one goes.
+        fs::create_dir(whole.with_extension(REPLACED)).unwrap();
+        assert_eq!(checkpoints.newest_good(|_| panic!()).unwrap().as_ref(), Some(&whole));
+        assert!(!whole.with_extension(REPLACED).exists());
+        let replaced = State { epoch: 1, ..at(3) };
+        checkpoints.save(&model, &adam, &replaced).unwrap();
+        assert_eq!(load(&whole, &Device::Cpu, &Context::new()).unwrap().2, replaced);
+        assert_eq!(checkpoints.names().unwrap(), ["step-00000003"]);
     }
 
     #[test]
     fn a_damaged_one_is_named_and_the_one_before_it_used() {
         let (dir, checkpoints, model, adam) = setup();
         assert!(checkpoints.newest_good(|_| panic!()).unwrap().is_none());
-        assert_eq!(follow(&checkpoints.latest()).unwrap(), None, "there is no such file yet");
+        assert_eq!(follow(&dir.path().join(LATEST)).unwrap(), None, "there is no such file yet");
         for step in [1, 2] {
             checkpoints.save(&model, &adam, &at(step)).unwrap();
         }
@@ -346,7 +412,7 @@ mod tests {
         let good = checkpoints.newest_good(|remark| remarks.push(remark)).unwrap().unwrap();
         assert!(good.ends_with("step-00000001"));
         assert!(remarks[0].contains("step-00000002/model.safetensors: the file is damaged"), "{remarks:?}");
-        assert!(follow(&checkpoints.latest()).unwrap_err().to_string().contains("the file is damaged"));
+        assert!(follow(&dir.path().join(LATEST)).unwrap_err().to_string().contains("the file is damaged"));
         fs::write(dir.path().join("step-00000001/state.json"), "").unwrap();
         let message = checkpoints.newest_good(|_| ()).unwrap_err().to_string();
         assert!(message.contains("all 2 checkpoints are damaged"), "{message}");

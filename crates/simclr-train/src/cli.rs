@@ -25,6 +25,7 @@ pub(crate) use bench::{
   simclr-train                                            the quick preset, some minutes
   simclr-train fetch cifar10                              get CIFAR-10 into data/
   simclr-train pretrain --data cifar10 --arch resnet18    the full form
+  simclr-train pretrain --preset cifar                    a published recipe
   simclr-train pretrain --run runs/NAME --resume          go on after an interruption
   simclr-train knn --checkpoint runs/NAME                 evaluate again
   simclr-train knn --checkpoint weights.pth               evaluate weights from PyTorch
@@ -51,6 +52,8 @@ impl Cli {
             Some(Command::Import(arguments)) => arguments.output,
             Some(Command::Export(arguments)) => arguments.output,
             Some(Command::Augment(arguments)) => arguments.output,
+            Some(Command::Status(arguments)) => arguments.output,
+            Some(Command::Presets(arguments)) => arguments.output,
             Some(Command::Bench(command)) => command.output(),
             Some(Command::Fetch(arguments)) => arguments.output,
         }
@@ -84,6 +87,10 @@ pub(crate) enum Command {
     Export(ExportArguments),
     /// Draw pictures of a data set beside their augmented views, with the parameters that made them
     Augment(AugmentArguments),
+    /// Tell how a run stands, while it trains too
+    Status(StatusArguments),
+    /// List the presets, or print the file of one: a start for a --config of your own
+    Presets(PresetsArguments),
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -151,6 +158,12 @@ pub(crate) struct MachineArguments {
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct PretrainArguments {
+    /// Settings that go together: quick, cs231n, cifar or imagenet; `simclr-train presets` tells more
+    #[arg(long, value_name = "NAME", help_heading = "Recipe")]
+    pub(crate) preset: Option<String>,
+    /// Settings from a TOML file, over those of a preset; the config.toml of a run is one. Flags go over both
+    #[arg(long, value_name = "FILE", help_heading = "Recipe")]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) data: DataArguments,
     /// Width and height of the views, in pixels [default: the side of the set's pictures; of a folder's the median shorter side, at most 224]
@@ -181,27 +194,34 @@ pub(crate) struct PretrainArguments {
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(crate) feature_dim: Option<usize>,
 
-    /// Begin with these weights in place of random ones; encoder, width and feature dimension are the file's
+    /// Width of the hidden layers of the projection head [default: 512]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) hidden_dim: Option<usize>,
+    /// Linear layers of the projection head [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) head_layers: Option<usize>,
+    /// Whether batch norm follows its hidden layers [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Model")]
+    pub(crate) head_batch_norm: Option<bool>,
+    /// Begin with these weights in place of random ones; encoder and sizes are the file's
     #[arg(long, value_name = "FILE", help_heading = "Training")]
     pub(crate) init: Option<PathBuf>,
     /// Passes over the training pictures [default: 100]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<u64>,
-    /// Pictures in a batch, two views of each [default: 128]
+    /// Pictures in a batch, two views of each; all others are negatives [default: 128]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) batch: Option<usize>,
-    /// Learning rate [default: 0.001]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
-    pub(crate) lr: Option<f64>,
-    /// Weight decay, in the gradient (L2) [default: 1e-6]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
-    pub(crate) weight_decay: Option<f64>,
+    /// Activations of only so many pictures in memory at once, for another forward pass; the loss is that of the whole batch, batch
+    /// norm that of each chunk [default: the whole batch]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) chunk: Option<usize>,
+    /// Batches whose gradients make one step; negatives stay within their batch [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) accumulate: Option<usize>,
     /// Temperature of NT-Xent [default: 0.5]
     #[arg(long, value_name = "TAU", help_heading = "Training")]
     pub(crate) temperature: Option<f64>,
-    /// Optimizer: adam [default: adam]
-    #[arg(long, value_name = "NAME", help_heading = "Training")]
-    pub(crate) optimizer: Option<String>,
     /// separate: a forward pass and batch statistics per view (the course); joint: one pass of both [default: separate]
     #[arg(long, value_name = "MODE", help_heading = "Training")]
     pub(crate) views: Option<String>,
@@ -211,9 +231,52 @@ pub(crate) struct PretrainArguments {
     /// What initial values, order and augmentation are drawn from [default: 0]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) seed: Option<u64>,
+    /// Leave out a batch whose loss or gradient is not finite; else the run stops there
+    #[arg(long, help_heading = "Training")]
+    pub(crate) skip_non_finite: bool,
     /// Stop after N steps in all, as if interrupted: `--resume` goes on
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) max_steps: Option<u64>,
+
+    /// adam (L2 in the gradient, the course), adamw, sgd or lars (the paper) [default: adam]
+    #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
+    pub(crate) optimizer: Option<String>,
+    /// Learning rate at its peak [default: 0.001]
+    #[arg(long, value_name = "RATE", help_heading = "Optimizer")]
+    pub(crate) lr: Option<f64>,
+    /// How it follows from the pictures of a step: none, linear (RATE is for 256 of them) or sqrt (RATE is for one) [default: none]
+    #[arg(long, value_name = "RULE", help_heading = "Optimizer")]
+    pub(crate) lr_rule: Option<String>,
+    /// How it goes on: constant, cosine (down to 0) or step (multiplied at milestones) [default: constant]
+    #[arg(long, value_name = "NAME", help_heading = "Optimizer")]
+    pub(crate) schedule: Option<String>,
+    /// Epochs in which it rises from 0 to its peak [default: 0]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Optimizer")]
+    pub(crate) warmup: Option<f64>,
+    /// Step schedule: the epochs at which it is multiplied, as 60,80
+    #[arg(long, value_name = "EPOCHS", value_delimiter = ',', help_heading = "Optimizer")]
+    pub(crate) milestones: Option<Vec<f64>>,
+    /// Step schedule: what it is multiplied by [default: 0.1]
+    #[arg(long, value_name = "FACTOR", help_heading = "Optimizer")]
+    pub(crate) gamma: Option<f64>,
+    /// Weight decay [default: 1e-6]
+    #[arg(long, value_name = "RATE", help_heading = "Optimizer")]
+    pub(crate) weight_decay: Option<f64>,
+    /// Whether biases and batch norm have weight decay too [default: true; for lars, which then does not adapt them either, false]
+    #[arg(long, value_name = "BOOL", help_heading = "Optimizer")]
+    pub(crate) decay_vectors: Option<bool>,
+    /// sgd and lars: share of the velocity that a step keeps [default: 0.9]
+    #[arg(long, value_name = "SHARE", help_heading = "Optimizer")]
+    pub(crate) momentum: Option<f64>,
+    /// sgd and lars: look ahead along the velocity
+    #[arg(long, help_heading = "Optimizer")]
+    pub(crate) nesterov: bool,
+    /// lars: what norms of parameters over those of gradients are multiplied by [default: 0.001]
+    #[arg(long, value_name = "FACTOR", help_heading = "Optimizer")]
+    pub(crate) trust_coefficient: Option<f64>,
+    /// The norm that the gradient of a step has at most [default: any]
+    #[arg(long, value_name = "NORM", help_heading = "Optimizer")]
+    pub(crate) clip_norm: Option<f64>,
 
     /// Neighbours that vote in kNN [default: 200]
     #[arg(long, value_name = "K", help_heading = "Evaluation")]
@@ -234,6 +297,15 @@ pub(crate) struct PretrainArguments {
     /// Epochs between two checkpoints; the end has one in any case [default: 5]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub(crate) checkpoint_every: Option<u64>,
+    /// Minutes between two checkpoints within an epoch; 0 for none [default: 30]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) checkpoint_minutes: Option<f64>,
+    /// Checkpoints that are kept, beside the best [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) keep: Option<usize>,
+    /// Steps between two lines of the metrics [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) log_every: Option<u64>,
 
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
@@ -448,7 +520,24 @@ pub(crate) struct ExportArguments {
     pub(crate) output: OutputArguments,
 }
 
-/// Which model is measured.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// The run folder
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PresetsArguments {
+    /// The preset whose file is printed
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FetchArguments {
     /// cifar10, cifar100, stl10 (2.6 GB), weights (the course's pretrained model), or all but stl10

@@ -1,18 +1,16 @@
 //! The settings of a run, all of them, validated.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simclr_data::{Normalization, Recipe, TestTransform, TrainTransform};
 use simclr_model::{Arch, ModelConfig, Stem};
 use simclr_ops::Context;
+use simclr_optim::{Betas, Decay, Group, Momentum, Rule};
 
-use crate::Usage;
 use crate::cli::{AugmentationArguments, DataArguments, PretrainArguments};
 use crate::data_sets::{DataSet, Opened};
+use crate::{Usage, settings};
 
 /// Everything that decides the result of a run. Saved with it, and the start of a resumed one.
 ///
@@ -50,6 +48,12 @@ pub(crate) struct Config {
     pub(crate) width: usize,
     /// Numbers in an embedding.
     pub(crate) feature_dim: usize,
+    /// Width of the hidden layers of the projection head.
+    pub(crate) hidden_dim: usize,
+    /// Linear layers of the projection head.
+    pub(crate) head_layers: usize,
+    /// Whether batch norm follows its hidden layers.
+    pub(crate) head_batch_norm: bool,
     /// How the two views go through the model.
     pub(crate) views: Views,
     /// Number format of activations.
@@ -61,14 +65,55 @@ pub(crate) struct Config {
     pub(crate) init: Option<PathBuf>,
     /// Passes over the training pictures.
     pub(crate) epochs: u64,
-    /// Pictures in a batch.
+    /// Pictures in a batch: each is contrasted with all others.
     pub(crate) batch: usize,
+    /// Pictures of a batch whose activations are in memory at once; unset for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) chunk: Option<usize>,
+    /// Batches whose gradients make one step.
+    pub(crate) accumulate: usize,
     /// Update rule.
     pub(crate) optimizer: Optimizer,
-    /// Learning rate.
+    /// SGD and LARS: share of the velocity that a step keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) momentum: Option<f64>,
+    /// SGD and LARS: whether a step looks ahead along its velocity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nesterov: Option<bool>,
+    /// LARS: what the norm of a parameter over its gradient's is multiplied by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trust_coefficient: Option<f64>,
+    /// Adam and AdamW: decay of the mean of gradients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) beta1: Option<f64>,
+    /// Adam and AdamW: decay of the mean of squared gradients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) beta2: Option<f64>,
+    /// Adam and AdamW: what is added to the root of the mean of squares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) eps: Option<f64>,
+    /// Learning rate at its peak, before the rule.
     pub(crate) learning_rate: f64,
-    /// L2 weight decay.
+    /// How it follows from the pictures of a step.
+    pub(crate) learning_rate_rule: LearningRateRule,
+    /// How it goes on after the warm-up.
+    pub(crate) schedule: Schedule,
+    /// Epochs in which it rises from 0.
+    pub(crate) warmup: f64,
+    /// Schedule `step`: the epochs at which it is multiplied by `gamma`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) milestones: Option<Vec<f64>>,
+    /// Schedule `step`: what it is multiplied by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gamma: Option<f64>,
+    /// Weight decay.
     pub(crate) weight_decay: f64,
+    /// Whether it holds for biases and batch norm too; if not, LARS does not adapt these either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) decay_vectors: Option<bool>,
+    /// The norm that the gradient of a step has at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) clip_norm: Option<f64>,
     /// Temperature of NT-Xent.
     pub(crate) temperature: f64,
     /// What initial values, order and augmentation are drawn from.
@@ -79,8 +124,16 @@ pub(crate) struct Config {
     pub(crate) knn_temperature: f64,
     /// Epochs between kNN tests on the held-out labels; 0 for none.
     pub(crate) knn_every: u64,
+    /// Whether a batch whose loss or gradient is not finite is left out, in place of ending the run.
+    pub(crate) skip_non_finite: bool,
     /// Epochs between checkpoints.
     pub(crate) checkpoint_every: u64,
+    /// Minutes between checkpoints within an epoch; 0 for none.
+    pub(crate) checkpoint_minutes: f64,
+    /// Checkpoints that are kept beside the best.
+    pub(crate) keep: usize,
+    /// Steps between two lines of the metrics.
+    pub(crate) log_every: u64,
     /// The distribution of views.
     pub(crate) augmentation: Recipe,
 }
@@ -107,10 +160,49 @@ pub(crate) enum Precision {
 
 /// Update rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Optimizer {
     /// Adam with L2 weight decay, as in the course.
     Adam,
+    /// Adam with decoupled weight decay.
+    AdamW,
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Layer-wise adaptive rates, as in the paper.
+    Lars,
+}
+
+/// How the learning rate follows from the pictures of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LearningRateRule {
+    /// It does not.
+    None,
+    /// In proportion: it is meant for 256 of them.
+    Linear,
+    /// By their square root.
+    Sqrt,
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Schedule {
+    /// It stays.
+    Constant,
+    /// Half a cosine down to 0.
+    Cosine,
+    /// Multiplied at milestones.
+    #[serde(rename = "step")]
+    Steps,
+}
+
+/// What was asked for of that which else follows from the pictures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) size: bool,
+    pub(crate) stem: bool,
+    pub(crate) normalization: bool,
 }
 
 impl Default for Config {
@@ -131,21 +223,43 @@ impl Default for Config {
             stem: Stem::Small.to_string(),
             width: 64,
             feature_dim: 128,
+            hidden_dim: 512,
+            head_layers: 2,
+            head_batch_norm: true,
             views: Views::Separate,
             precision: Precision::F32,
             device: "auto".into(),
             init: None,
             epochs: 100,
             batch: 128,
+            chunk: None,
+            accumulate: 1,
             optimizer: Optimizer::Adam,
+            momentum: None,
+            nesterov: None,
+            trust_coefficient: None,
+            beta1: None,
+            beta2: None,
+            eps: None,
             learning_rate: 1e-3,
+            learning_rate_rule: LearningRateRule::None,
+            schedule: Schedule::Constant,
+            warmup: 0.0,
+            milestones: None,
+            gamma: None,
             weight_decay: 1e-6,
+            decay_vectors: None,
+            clip_norm: None,
             temperature: 0.5,
             seed: 0,
             knn_k: 200,
             knn_temperature: 0.5,
             knn_every: 5,
+            skip_non_finite: false,
             checkpoint_every: 5,
+            checkpoint_minutes: 30.0,
+            keep: 2,
+            log_every: 10,
             augmentation: Recipe::default(),
         }
     }
@@ -191,24 +305,63 @@ impl Config {
             self.views = parse("--views", name, &[("separate", Views::Separate), ("joint", Views::Joint)])?;
         }
         if let Some(name) = &arguments.optimizer {
-            self.optimizer = parse("--optimizer", name, &[("adam", Optimizer::Adam)])?;
+            let known = [
+                ("adam", Optimizer::Adam),
+                ("adamw", Optimizer::AdamW),
+                ("sgd", Optimizer::Sgd),
+                ("lars", Optimizer::Lars),
+            ];
+            let optimizer = parse("--optimizer", name, &known)?;
+            if optimizer != self.optimizer {
+                // What belonged to another is not meant for this one.
+                self = Self { momentum: None, nesterov: None, trust_coefficient: None, decay_vectors: None, ..self };
+                self = Self { optimizer, beta1: None, beta2: None, eps: None, ..self };
+            }
+        }
+        if let Some(name) = &arguments.lr_rule {
+            let known = [
+                ("none", LearningRateRule::None),
+                ("linear", LearningRateRule::Linear),
+                ("sqrt", LearningRateRule::Sqrt),
+            ];
+            self.learning_rate_rule = parse("--lr-rule", name, &known)?;
+        }
+        if let Some(name) = &arguments.schedule {
+            let known = [("constant", Schedule::Constant), ("cosine", Schedule::Cosine), ("step", Schedule::Steps)];
+            let schedule = parse("--schedule", name, &known)?;
+            if schedule != self.schedule {
+                self = Self { schedule, milestones: None, gamma: None, ..self };
+            }
         }
         if let Some(name) = &arguments.precision {
             self.precision = precision(name)?;
         }
-        if arguments.init.is_some() {
-            self.init.clone_from(&arguments.init);
-        }
+        let or = |typed: &Option<f64>, setting: Option<f64>| typed.or(setting);
+        self.init = arguments.init.clone().or(self.init);
+        self.chunk = arguments.chunk.or(self.chunk);
+        self.momentum = or(&arguments.momentum, self.momentum);
+        self.nesterov = if arguments.nesterov { Some(true) } else { self.nesterov };
+        self.trust_coefficient = or(&arguments.trust_coefficient, self.trust_coefficient);
+        self.milestones = arguments.milestones.clone().or(self.milestones);
+        self.gamma = or(&arguments.gamma, self.gamma);
+        self.decay_vectors = arguments.decay_vectors.or(self.decay_vectors);
+        self.clip_norm = or(&arguments.clip_norm, self.clip_norm);
+        self.skip_non_finite |= arguments.skip_non_finite;
         self.augmentation = recipe(self.augmentation, &arguments.augmentation);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
         set(&mut self.stem, &arguments.stem);
         set(&mut self.width, &arguments.width);
         set(&mut self.feature_dim, &arguments.feature_dim);
+        set(&mut self.hidden_dim, &arguments.hidden_dim);
+        set(&mut self.head_layers, &arguments.head_layers);
+        set(&mut self.head_batch_norm, &arguments.head_batch_norm);
         set(&mut self.device, &arguments.machine.device);
         set(&mut self.epochs, &arguments.epochs);
         set(&mut self.batch, &arguments.batch);
+        set(&mut self.accumulate, &arguments.accumulate);
         set(&mut self.learning_rate, &arguments.lr);
+        set(&mut self.warmup, &arguments.warmup);
         set(&mut self.weight_decay, &arguments.weight_decay);
         set(&mut self.temperature, &arguments.temperature);
         set(&mut self.seed, &arguments.seed);
@@ -216,6 +369,9 @@ impl Config {
         set(&mut self.knn_temperature, &arguments.knn_temperature);
         set(&mut self.knn_every, &arguments.knn_every);
         set(&mut self.checkpoint_every, &arguments.checkpoint_every);
+        set(&mut self.checkpoint_minutes, &arguments.checkpoint_minutes);
+        set(&mut self.keep, &arguments.keep);
+        set(&mut self.log_every, &arguments.log_every);
         Ok(self)
     }
 
@@ -234,6 +390,25 @@ impl Config {
             max_bad: typed.max_bad.unwrap_or(self.max_bad),
             ..self
         })
+    }
+
+    /// These settings with everything said that the optimizer and the schedule leave to their defaults.
+    #[must_use]
+    pub(crate) fn resolved(self) -> Self {
+        let (betas, momentum) = (Betas::default(), Momentum::default());
+        let has_betas = matches!(self.optimizer, Optimizer::Adam | Optimizer::AdamW);
+        let is = |holds: bool, setting: Option<f64>, default: f64| setting.or(holds.then_some(default));
+        Self {
+            momentum: is(!has_betas, self.momentum, momentum.momentum),
+            nesterov: self.nesterov.or((!has_betas).then_some(momentum.nesterov)),
+            trust_coefficient: is(self.optimizer == Optimizer::Lars, self.trust_coefficient, 1e-3),
+            beta1: is(has_betas, self.beta1, betas.beta1),
+            beta2: is(has_betas, self.beta2, betas.beta2),
+            eps: is(has_betas, self.eps, betas.eps),
+            gamma: is(self.schedule == Schedule::Steps, self.gamma, 0.1),
+            decay_vectors: self.decay_vectors.or(Some(self.optimizer != Optimizer::Lars)),
+            ..self
+        }
     }
 
     /// Checks every setting that can be checked without the data.
@@ -258,9 +433,140 @@ impl Config {
         positive("--lr", self.learning_rate)?;
         let decay = self.weight_decay;
         check(decay.is_finite() && decay >= 0.0, "--weight-decay", decay, "a finite number from 0 up")?;
+        check(self.accumulate > 0, "--accumulate", self.accumulate, "at least 1 batch")?;
+        if let Some(chunk) = self.chunk {
+            check(chunk >= 2, "--chunk", chunk, "at least 2 pictures: batch norm needs more than one")?;
+            let fits = self.batch.is_multiple_of(chunk);
+            check(fits, "--chunk", chunk, &format!("a divisor of --batch, which is {}", self.batch))?;
+        }
+        check(self.keep > 0, "--keep", self.keep, "at least 1")?;
+        check(self.log_every > 0, "--log-every", self.log_every, "at least 1")?;
+        let minutes = self.checkpoint_minutes;
+        check(minutes.is_finite() && minutes >= 0.0, "--checkpoint-minutes", minutes, "a finite number from 0 up")?;
+        self.clip_norm.map_or(Ok(()), |norm| positive("--clip-norm", norm))?;
+        self.validate_optimizer()?;
+        self.validate_schedule()?;
         check(self.holdout > 0.0 && self.holdout < 1.0, "--holdout", self.holdout, "a share between 0 and 1")?;
         self.augmentation.validate().map_err(|error| Usage(error.to_string()))?;
-        self.model().map(drop)
+        self.normalization.validate().map_err(|error| Usage(error.to_string()))?;
+        self.model()?.validate().map_err(|error| Usage(error.to_string()))
+    }
+
+    /// Checks that the optimizer has what is said of it, and that it can be.
+    fn validate_optimizer(&self) -> Result<(), Usage> {
+        let name = settings::flat_name(&self.optimizer);
+        let has_betas = matches!(self.optimizer, Optimizer::Adam | Optimizer::AdamW);
+        let belongs = |holds: bool, is_set: bool, setting: &str, to: &str| {
+            let message = || format!("{setting} belongs to {to}, but --optimizer is {name}");
+            if is_set && !holds { Err(Usage(message())) } else { Ok(()) }
+        };
+        belongs(!has_betas, self.momentum.is_some(), "--momentum", "sgd and lars")?;
+        belongs(!has_betas, self.nesterov == Some(true), "--nesterov", "sgd and lars")?;
+        let is_lars = self.optimizer == Optimizer::Lars;
+        belongs(is_lars, self.trust_coefficient.is_some(), "--trust-coefficient", "lars")?;
+        for (setting, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("eps", self.eps)] {
+            belongs(has_betas, value.is_some(), setting, "adam and adamw")?;
+        }
+        let share = |setting, value: Option<f64>| {
+            value.map_or(Ok(()), |value| check((0.0..1.0).contains(&value), setting, value, "from 0 to below 1"))
+        };
+        share("--momentum", self.momentum)?;
+        share("beta1", self.beta1)?;
+        share("beta2", self.beta2)?;
+        for (setting, value) in [("--trust-coefficient", self.trust_coefficient), ("eps", self.eps)] {
+            let holds = value.is_none_or(|value| value.is_finite() && value > 0.0);
+            check(holds, setting, value.unwrap_or_default(), "a finite number above 0")?;
+        }
+        let looks_ahead_at_nothing = self.nesterov == Some(true) && self.momentum == Some(0.0);
+        check(!looks_ahead_at_nothing, "--momentum", 0, "above 0 with --nesterov, which looks ahead along it")
+    }
+
+    /// Checks that the schedule has what it needs and nothing else.
+    fn validate_schedule(&self) -> Result<(), Usage> {
+        let epochs = self.epochs as f64;
+        let warms_up = (0.0..epochs).contains(&self.warmup);
+        check(warms_up, "--warmup", self.warmup, &format!("from 0 to below the {epochs} epochs of the run"))?;
+        let steps = self.schedule == Schedule::Steps;
+        for (is_set, flag) in [(self.milestones.is_some(), "--milestones"), (self.gamma.is_some(), "--gamma")] {
+            if is_set && !steps {
+                let name = settings::flat_name(&self.schedule);
+                return Err(Usage(format!("{flag} belongs to the step schedule, but --schedule is {name}")));
+            }
+        }
+        let milestones = self.milestones.as_deref().unwrap_or_default();
+        check(
+            !steps || !milestones.is_empty(),
+            "--schedule",
+            "step",
+            "--milestones beside it: the epochs of its steps",
+        )?;
+        let told = milestones.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let rises = milestones.is_sorted_by(|a, b| a < b) && milestones.iter().all(|m| (0.0..epochs).contains(m));
+        check(rises, "--milestones", told, &format!("rising epochs below the {epochs} of the run"))?;
+        let gamma = self.gamma.unwrap_or(0.1);
+        check(gamma.is_finite() && gamma > 0.0, "--gamma", gamma, "a finite number above 0")
+    }
+
+    /// The update rule, with what is left unsaid as its source has it.
+    pub(crate) fn rule(&self) -> Rule {
+        let (betas, usual) = (Betas::default(), Momentum::default());
+        let betas = Betas {
+            beta1: self.beta1.unwrap_or(betas.beta1),
+            beta2: self.beta2.unwrap_or(betas.beta2),
+            eps: self.eps.unwrap_or(betas.eps),
+        };
+        let momentum = Momentum {
+            momentum: self.momentum.unwrap_or(usual.momentum),
+            nesterov: self.nesterov.unwrap_or(usual.nesterov),
+        };
+        match self.optimizer {
+            Optimizer::Adam => Rule::Adam(betas),
+            Optimizer::AdamW => Rule::AdamW(betas),
+            Optimizer::Sgd => Rule::Sgd(momentum),
+            Optimizer::Lars => Rule::Lars { momentum, trust_coefficient: self.trust_coefficient.unwrap_or(1e-3) },
+        }
+    }
+
+    /// The optimizer over the parameters of `model`.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub(crate) fn optimizer(&self, model: &simclr_model::Model) -> anyhow::Result<simclr_optim::Optimizer> {
+        let groups = match self.decay_vectors {
+            Some(false) => Group::without_vectors(model.parameters(), self.weight_decay),
+            _ => Group::all(model.parameters(), self.weight_decay),
+        };
+        Ok(simclr_optim::Optimizer::new(self.rule(), &groups, self.learning_rate, &self.context())?)
+    }
+
+    /// Pictures that make a step.
+    pub(crate) fn pictures_per_step(&self) -> usize {
+        self.batch * self.accumulate
+    }
+
+    /// The learning rate of every step of a run whose epochs have `steps_per_epoch`.
+    pub(crate) fn schedule(&self, steps_per_epoch: u64) -> simclr_optim::Schedule {
+        let pictures = self.pictures_per_step() as f64;
+        let factor = match self.learning_rate_rule {
+            LearningRateRule::None => 1.0,
+            LearningRateRule::Linear => pictures / 256.0,
+            LearningRateRule::Sqrt => pictures.sqrt(),
+        };
+        let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
+        let decay = match self.schedule {
+            Schedule::Constant => Decay::Constant,
+            Schedule::Cosine => Decay::Cosine { last: 0.0 },
+            Schedule::Steps => {
+                let at = self.milestones.iter().flatten().map(|&epoch| steps(epoch)).collect();
+                Decay::Steps { at, factor: self.gamma.unwrap_or(0.1) }
+            }
+        };
+        simclr_optim::Schedule {
+            peak: self.learning_rate * factor,
+            warmup: steps(self.warmup),
+            steps: self.epochs * steps_per_epoch,
+            decay,
+        }
     }
 
     /// These settings with the encoder and the sizes of a model.
@@ -271,6 +577,9 @@ impl Config {
             stem: model.stem.to_string(),
             width: model.width,
             feature_dim: model.feature_dim,
+            hidden_dim: model.hidden_dim,
+            head_layers: model.head_layers,
+            head_batch_norm: model.head_batch_norm,
             ..self
         }
     }
@@ -281,7 +590,11 @@ impl Config {
     /// [`Usage`] naming both.
     pub(crate) fn must_be(&self, model: &ModelConfig, path: &Path) -> Result<(), Usage> {
         let told = |c: &Self| {
-            format!("{} of width {} with {} features and the {} stem", c.arch, c.width, c.feature_dim, c.stem)
+            let norm = if c.head_batch_norm { "with" } else { "without" };
+            format!(
+                "{} of width {} with {} features and the {} stem, and a head of {} layers, {} wide, {norm} batch norm",
+                c.arch, c.width, c.feature_dim, c.stem, c.head_layers, c.hidden_dim
+            )
         };
         let (found, wanted) = (told(&Self::default().of_model(model)), told(self));
         if found == wanted {
@@ -290,25 +603,21 @@ impl Config {
         Err(Usage(format!("{} is a {found}, the settings say {wanted}", path.display())))
     }
 
-    /// These settings with what the pictures of `train` suggest, where nothing else was typed: the size of the views, the stem for
-    /// it, and how bytes become numbers.
+    /// These settings with what the pictures of `train` suggest, where nothing else was `given`: the size of the views, the stem
+    /// for it, and how bytes become numbers.
     ///
     /// # Errors
     /// If a picture cannot be had.
-    pub(crate) fn fitted(
-        self,
-        typed_size: Option<u32>,
-        typed_stem: Option<&str>,
-        train: &Opened,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn fitted(self, given: Given, train: &Opened) -> anyhow::Result<Self> {
         let normalization = match train.normalization {
+            _ if given.normalization => self.normalization,
             Some(known) => known,
             None => Normalization::measured(train.pictures.as_ref(), MEASURED)?,
         };
-        let size = typed_size.unwrap_or(train.size);
+        let size = if given.size { self.size } else { train.size };
         // Weights to begin with bring their stem.
-        let stem = match (typed_stem, &self.init) {
-            (None, None) => Stem::for_size(size).to_string(),
+        let stem = match &self.init {
+            None if !given.stem => Stem::for_size(size).to_string(),
             _ => self.stem.clone(),
         };
         Ok(Self { size, stem, normalization, pictures: train.fingerprint.clone(), ..self })
@@ -340,7 +649,15 @@ impl Config {
             let stems: Vec<String> = Stem::ALL.iter().map(Stem::to_string).collect();
             Usage(format!("--stem is {}, expected {}", self.stem, stems.join(" or ")))
         })?;
-        Ok(ModelConfig { stem, width: self.width, feature_dim: self.feature_dim, ..ModelConfig::new(arch) })
+        Ok(ModelConfig {
+            arch,
+            stem,
+            width: self.width,
+            feature_dim: self.feature_dim,
+            hidden_dim: self.hidden_dim,
+            head_layers: self.head_layers,
+            head_batch_norm: self.head_batch_norm,
+        })
     }
 
     /// Where and how its model computes.
@@ -356,59 +673,8 @@ impl Config {
     /// # Errors
     /// If the file cannot be read or is not what this program writes.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        read(path, "a run")
+        settings::read(path, "a run")
     }
-}
-
-/// Reads the settings of something from the file `path`.
-///
-/// # Errors
-/// If the file cannot be read or holds something else.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path, of: &str) -> anyhow::Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    toml::from_str(&text).map_err(|error| {
-        // toml's own message draws the place over several lines; an error of this program is one.
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        anyhow!("{}: line {line}: not the settings of {of}: {}", path.display(), error.message().trim_end())
-    })
-}
-
-/// Checks that a run in `folder` goes on with the settings that it was begun with.
-///
-/// # Errors
-/// [`Usage`] naming each setting that is another, with both values.
-pub(crate) fn must_be_as_saved(folder: &Path, saved: &impl Serialize, now: &impl Serialize) -> anyhow::Result<()> {
-    let changed = differences(saved, now)?;
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let (folder, changed) = (folder.display(), changed.join("; "));
-    Err(Usage(format!("--resume goes on with the settings of {folder}, but {changed}")).into())
-}
-
-/// The names of the settings in which two runs differ, with both values: what resuming refuses.
-///
-/// # Errors
-/// If settings cannot be written as TOML.
-pub(crate) fn differences(old: &impl Serialize, new: &impl Serialize) -> anyhow::Result<Vec<String>> {
-    let [old, new]: [BTreeMap<String, String>; 2] =
-        [toml::Table::try_from(old)?, toml::Table::try_from(new)?].map(|table| flat(&table).into_iter().collect());
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    // Another version of the program is not another setting.
-    let is_program = |name: &str| name.rsplit('.').next() == Some("program");
-    let differing = names.into_iter().filter(|name| !is_program(name) && old.get(*name) != new.get(*name));
-    let show = |value: Option<&String>| value.map_or("unset".to_owned(), Clone::clone);
-    Ok(differing.map(|name| format!("{name} is {}, was {}", show(new.get(name)), show(old.get(name)))).collect())
-}
-
-/// Every setting and its value, those of inner tables as `table.setting`.
-pub(crate) fn flat(table: &toml::Table) -> Vec<(String, String)> {
-    let rows = table.iter().flat_map(|(key, value)| match value {
-        toml::Value::Table(inner) => flat(inner).into_iter().map(|(name, v)| (format!("{key}.{name}"), v)).collect(),
-        _ => vec![(key.clone(), value.to_string())],
-    });
-    rows.collect()
 }
 
 fn check(holds: bool, flag: &str, found: impl std::fmt::Display, expected: &str) -> Result<(), Usage> {
@@ -456,7 +722,12 @@ mod tests {
     #[test]
     fn each_mistake_is_named_with_its_value() {
         let ok = Config::default();
-        ok.validate().unwrap();
+        let sgd = Config { optimizer: Optimizer::Sgd, ..ok.clone() };
+        let steps = Config { schedule: Schedule::Steps, ..ok.clone() };
+        for config in [&ok, &sgd, &Config { optimizer: Optimizer::Lars, ..ok.clone() }] {
+            config.validate().unwrap();
+            config.clone().resolved().validate().unwrap();
+        }
         let wrong = [
             (Config { batch: 1, ..ok.clone() }, "--batch is 1, expected at least 2"),
             (Config { epochs: 0, ..ok.clone() }, "--epochs is 0"),
@@ -471,6 +742,41 @@ mod tests {
             (Config { knn_k: 0, ..ok.clone() }, "--knn-k is 0"),
             (Config { checkpoint_every: 0, ..ok.clone() }, "--checkpoint-every is 0"),
             (Config { arch: "vgg".into(), ..ok.clone() }, "--arch is vgg, expected resnet18"),
+            (Config { head_layers: 65, ..ok.clone() }, "`head_layers` is 65, expected a number from 1 to 64"),
+            (Config { chunk: Some(1), ..ok.clone() }, "--chunk is 1, expected at least 2 pictures"),
+            (Config { chunk: Some(48), ..ok.clone() }, "--chunk is 48, expected a divisor of --batch, which is 128"),
+            (Config { accumulate: 0, ..ok.clone() }, "--accumulate is 0"),
+            (Config { keep: 0, ..ok.clone() }, "--keep is 0"),
+            (Config { log_every: 0, ..ok.clone() }, "--log-every is 0"),
+            (Config { checkpoint_minutes: -1.0, ..ok.clone() }, "--checkpoint-minutes is -1"),
+            (Config { clip_norm: Some(0.0), ..ok.clone() }, "--clip-norm is 0"),
+            (
+                Config { momentum: Some(0.9), ..ok.clone() },
+                "--momentum belongs to sgd and lars, but --optimizer is adam",
+            ),
+            (Config { nesterov: Some(true), ..ok.clone() }, "--nesterov belongs to sgd and lars"),
+            (
+                Config { trust_coefficient: Some(1.0), ..sgd.clone() },
+                "--trust-coefficient belongs to lars, but --optimizer is sgd",
+            ),
+            (Config { beta1: Some(0.5), ..sgd.clone() }, "beta1 belongs to adam and adamw"),
+            (Config { beta2: Some(1.0), ..ok.clone() }, "beta2 is 1, expected from 0 to below 1"),
+            (Config { momentum: Some(-0.1), ..sgd.clone() }, "--momentum is -0.1"),
+            (
+                Config { momentum: Some(0.0), nesterov: Some(true), ..sgd.clone() },
+                "--momentum is 0, expected above 0 with --nesterov",
+            ),
+            (Config { warmup: 100.0, ..ok.clone() }, "--warmup is 100, expected from 0 to below the 100 epochs"),
+            (
+                Config { milestones: Some(vec![1.0]), ..ok.clone() },
+                "--milestones belongs to the step schedule, but --schedule is constant",
+            ),
+            (Config { schedule: Schedule::Steps, ..ok.clone() }, "--schedule is step, expected --milestones beside it"),
+            (
+                Config { milestones: Some(vec![9.0, 3.0]), ..steps.clone() },
+                "--milestones is 9,3, expected rising epochs below the 100",
+            ),
+            (Config { gamma: Some(0.0), milestones: Some(vec![9.0]), ..steps.clone() }, "--gamma is 0"),
         ];
         for (config, expected) in wrong {
             let message = config.validate().unwrap_err().to_string();
@@ -481,10 +787,19 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_named_with_both_values() {
-        let old = Config::default();
-        let new = Config { batch: 64, subset: Some(9), program: "other 9".into(), ..old.clone() };
-        assert_eq!(differences(&old, &new).unwrap(), ["batch is 64, was 128", "subset is 9, was unset"]);
-        assert!(differences(&old, &old).unwrap().is_empty());
+    fn learning_rates_follow_from_the_batch_and_the_epochs() {
+        let rate = |rule, accumulate| {
+            let config =
+                Config { learning_rate_rule: rule, learning_rate: 0.1, batch: 64, accumulate, ..Config::default() };
+            config.schedule(10).peak
+        };
+        assert_eq!(rate(LearningRateRule::None, 4), 0.1);
+        assert!((rate(LearningRateRule::Linear, 1) - 0.025).abs() < 1e-15);
+        assert!((rate(LearningRateRule::Linear, 4) - 0.1).abs() < 1e-15);
+        assert!((rate(LearningRateRule::Sqrt, 1) - 0.8).abs() < 1e-15);
+        let config = Config { epochs: 8, warmup: 0.5, milestones: Some(vec![1.0, 2.25]), ..Config::default() };
+        let schedule = Config { schedule: Schedule::Steps, ..config }.schedule(10);
+        assert_eq!((schedule.warmup, schedule.steps), (5, 80));
+        assert_eq!(schedule.decay, Decay::Steps { at: vec![10, 23], factor: 0.1 });
     }
 }

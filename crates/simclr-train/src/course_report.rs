@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use simclr_eval::LinearResult;
 
-use crate::config;
 use crate::cs231n::Experiment;
 use crate::linear::to_json;
 use crate::output::Output;
 use crate::plot::{self, Plot, Series};
 use crate::report::{self, Report, Table};
 use crate::run_folder::write_whole;
+use crate::settings;
 
 /// The numbers of one experiment; accuracies are fractions.
 pub(crate) struct Findings {
@@ -135,7 +135,7 @@ fn report(experiment: &Experiment, findings: &Findings) -> anyhow::Result<Report
         sheet_png: None,
         notes: notes(experiment, findings),
         command: command(experiment),
-        settings: config::flat(&toml::Table::try_from(experiment)?),
+        settings: settings::flat(&toml::Table::try_from(experiment)?),
         definitions: DEFINITIONS.map(|(term, meaning)| (term.to_owned(), meaning.to_owned())).into(),
     })
 }

@@ -16,7 +16,7 @@ use simclr_ops::Context;
 
 use crate::checkpoint::{self, State};
 use crate::cli::Cs231nArguments;
-use crate::config::{self, Config, program};
+use crate::config::{Config, program};
 use crate::course_report::{self, Findings};
 use crate::data_sets::{DataSet, Place};
 use crate::interrupt::Interrupt;
@@ -25,7 +25,7 @@ use crate::metrics::{self, Event};
 use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::run_folder::{RunFolder, write_whole};
-use crate::{Ending, Usage, machine, pretrain, summary};
+use crate::{Ending, Usage, machine, pretrain, settings, summary};
 
 /// The file name of the course's weights in the data folder.
 const WEIGHTS: &str = "pretrained_simclr_model.pth";
@@ -75,7 +75,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
     let test = DataSet::Cifar10.test(place, experiment.test_subset, output)?.context("CIFAR-10 has a test split")?;
     let linear = experiment.linear(&train, &test)?;
     match saved {
-        Some(saved) => config::must_be_as_saved(&folder, &saved, &experiment)?,
+        Some(saved) => settings::must_be_as_saved(&folder, &saved, &experiment)?,
         None => experiment.save(&folder)?,
     }
     let whole = RunFolder::at(&folder);
@@ -225,7 +225,7 @@ impl Experiment {
 
     fn load(folder: &Path) -> anyhow::Result<Option<Self>> {
         let path = folder.join(FILE);
-        if path.exists() { config::read(&path, "an experiment").map(Some) } else { Ok(None) }
+        if path.exists() { settings::read(&path, "an experiment").map(Some) } else { Ok(None) }
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<()> {

@@ -98,14 +98,34 @@ impl KnnSets {
         title: &str,
         output: &Output,
     ) -> anyhow::Result<Vec<KnnResult>> {
+        let (bank, queries) = self.embed(encode, title, output)?;
+        self.judge(&bank, &queries, protocols)
+    }
+
+    /// What `encode` makes of the bank and of the queries.
+    pub(crate) fn embed(
+        &self,
+        encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        title: &str,
+        output: &Output,
+    ) -> anyhow::Result<(Features, Features)> {
         let mut progress = Progress::new(output, title, (self.bank.len() + self.queries.len()) as u64, 0);
         let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
             Ok(simclr_eval::embed(&encode, set, &self.transform, BATCH, |count| {
                 progress.advance(count as u64, "pictures")
             })?)
         };
-        let (bank, queries) = (features(self.bank.as_ref())?, features(self.queries.as_ref())?);
-        Ok(simclr_eval::knn(&bank, &queries, self.bank.classes().len(), protocols)?)
+        Ok((features(self.bank.as_ref())?, features(self.queries.as_ref())?))
+    }
+
+    /// kNN of the features of the two.
+    pub(crate) fn judge(
+        &self,
+        bank: &Features,
+        queries: &Features,
+        protocols: &[KnnProtocol],
+    ) -> anyhow::Result<Vec<KnnResult>> {
+        Ok(simclr_eval::knn(bank, queries, self.bank.classes().len(), protocols)?)
     }
 
     /// kNN of an encoder's features.

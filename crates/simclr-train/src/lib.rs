@@ -9,6 +9,7 @@ mod caption;
 mod checkpoint;
 mod cli;
 mod config;
+mod contrast;
 mod convert;
 mod course_report;
 mod cs231n;
@@ -29,8 +30,13 @@ mod pretrain;
 mod progress;
 mod report;
 mod run_folder;
+mod settings;
 mod sheet;
+mod status;
 mod summary;
+mod tensorboard;
+mod training;
+mod warning;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -93,6 +99,8 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
+        Some(Command::Status(arguments)) => status::command(arguments, output),
+        Some(Command::Presets(arguments)) => preset::command(arguments, output),
         Some(Command::Bench(command)) => bench::command(command, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }

@@ -29,8 +29,8 @@ impl Meter {
         lap.as_secs_f64()
     }
 
-    /// Seconds that the step took.
-    pub(crate) fn step_ended(&mut self, pairs: usize) -> f64 {
+    /// Seconds that the work on a batch of so many pairs took, or on none of them.
+    pub(crate) fn batch_ended(&mut self, pairs: usize) -> f64 {
         let lap = self.lap();
         self.work += lap;
         self.pairs += pairs;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use simclr_data::Pictures;
-use simclr_eval::{KnnProtocol, KnnResult};
+use simclr_eval::{KnnProtocol, KnnResult, Spread, spread};
 use simclr_model::Model;
 
 use crate::config::Config;
@@ -20,6 +20,13 @@ pub(crate) struct Monitor {
     every: u64,
     /// Whether this is the course's test, on the test split and in the course's words.
     is_course: bool,
+}
+
+/// What a test showed.
+pub(crate) struct Seen {
+    pub(crate) knn: KnnResult,
+    /// How much of their space the features of the queries fill.
+    pub(crate) spread: Spread,
 }
 
 impl Monitor {
@@ -65,16 +72,18 @@ impl Monitor {
     ///
     /// # Errors
     /// If there is nothing to test with: [`Self::is_due`] knows; if a picture cannot be had.
-    pub(crate) fn test(&self, model: &Model, epoch: u64, epochs: u64, output: &Output) -> anyhow::Result<KnnResult> {
+    pub(crate) fn test(&self, model: &Model, epoch: u64, epochs: u64, output: &Output) -> anyhow::Result<Seen> {
         let sets = self.sets.as_ref().context("there are no labels to test with")?;
         let title = if self.is_course { "kNN test" } else { "held-out kNN" };
-        let result = sets.test_model(model, &[self.protocol], title, output)?[0];
-        let (top1, top5) = (100.0 * result.top1, 100.0 * result.top5);
+        let encoder = model.freeze();
+        let (bank, queries) = sets.embed(|pictures| encoder.features(pictures), title, output)?;
+        let knn = sets.judge(&bank, &queries, &[self.protocol])?[0];
+        let (top1, top5) = (100.0 * knn.top1, 100.0 * knn.top5);
         output.say(match epoch {
             _ if self.is_course => format!("Test Epoch: [{epoch}/{epochs}] Acc@1:{top1:.2}% Acc@5:{top5:.2}%"),
             0 => format!("kNN on held-out training labels, before training: {top1:.2} %"),
             _ => format!("kNN on held-out training labels, epoch {epoch}: {top1:.2} %"),
         });
-        Ok(result)
+        Ok(Seen { knn, spread: spread(&queries.vectors)? })
     }
 }

@@ -1,7 +1,7 @@
 //! A run is a folder.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,6 +35,68 @@ impl RunFolder {
         fs::create_dir_all(run.checkpoints()).with_context(cannot)?;
         write_whole(&run.config(), toml::to_string(config)?.as_bytes()).with_context(cannot)?;
         Ok(run)
+    }
+
+    /// Writes the settings of the run again: some may change when it goes on.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn rewrite(&self, config: &Config) -> anyhow::Result<()> {
+        let path = self.config();
+        write_whole(&path, toml::to_string(config)?.as_bytes()).with_context(|| path.display().to_string())
+    }
+
+    /// Takes the run for this process, until what it returns is dropped or the process ends, however it ends.
+    ///
+    /// # Errors
+    /// [`Usage`] if another process has it; if the file cannot be written.
+    pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
+        let path = self.lock_file();
+        let cannot = || path.display().to_string();
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let (path, owner) = (self.path.display(), owner(&mut file));
+                return Err(Usage(format!("--run is {path}, which another program is working on{owner}")).into());
+            }
+            // There are file systems without locks; there, whoever starts two programs on a run is not stopped.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(cannot)?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Whether a process is working on the run, and which, as ` (process 7)`.
+    pub(crate) fn worker(&self) -> Option<String> {
+        let mut file = File::options().read(true).write(true).open(self.lock_file()).ok()?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Some(owner(&mut file)),
+            _ => None,
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// What TensorBoard reads. Its name says when the run began, so that it stays the same when the run goes on.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub(crate) fn event_file(&self) -> anyhow::Result<PathBuf> {
+        const PREFIX: &str = "events.out.tfevents.";
+        let cannot = || self.path.display().to_string();
+        for entry in fs::read_dir(&self.path).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(PREFIX) && !name.ends_with(".part") {
+                return Ok(entry.path());
+            }
+        }
+        Ok(self.path.join(format!("{PREFIX}{:010}.simclr", now() as u64)))
     }
 
     /// Lists the pictures that the run goes without, if there are any.
@@ -75,8 +137,7 @@ impl RunFolder {
 
     /// A new name under `runs/` that begins with `what`.
     pub(crate) fn fresh_named(what: &str) -> PathBuf {
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let name = format!("{what}-{}", timestamp(seconds));
+        let name = format!("{what}-{}", timestamp(now() as u64));
         let runs = Path::new("runs");
         // Two runs may begin in one second.
         (1..)
@@ -106,6 +167,11 @@ impl RunFolder {
         self.path.join("result.json")
     }
 
+    /// What is known of a step that was not applied because a number was not finite.
+    pub(crate) fn non_finite(&self, step: u64) -> PathBuf {
+        self.path.join(format!("non_finite-step-{step:08}.json"))
+    }
+
     pub(crate) fn curves(&self) -> PathBuf {
         self.path.join("curves.svg")
     }
@@ -115,16 +181,42 @@ impl RunFolder {
     }
 }
 
+/// A run is one process's for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Who has a lock, as ` (process 7)`; nothing where it does not say.
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    match (read, text.trim().parse::<u32>()) {
+        (Ok(_), Ok(process)) => format!(" (process {process})"),
+        _ => String::new(),
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
 /// Writes a file that is either the old one or the new one, whatever happens in between.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);
-    let mut file = fs::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&part, path)
+    let written = File::create(&part).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    });
+    if written.is_err() {
+        // On a full disk it would be in the way of what comes next; the error to report is the first one.
+        let _ = fs::remove_file(&part);
+    }
+    written
 }
 
 /// `20261123-201501` of seconds since 1970, in UTC.
@@ -164,6 +256,21 @@ mod tests {
         assert_eq!(RunFolder::open(&path).unwrap().unwrap().1, config);
         let message = RunFolder::create(&path, &config).unwrap_err().to_string();
         assert!(message.contains("has a run already") && message.contains("--resume"), "{message}");
+    }
+
+    #[test]
+    fn a_run_is_one_program_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(&dir.path().join("run"), &Config::default()).unwrap();
+        assert!(run.worker().is_none());
+        let lock = run.lock().unwrap();
+        let message = run.lock().unwrap_err().to_string();
+        let told = format!("which another program is working on (process {})", std::process::id());
+        assert!(message.contains(&told), "{message}");
+        assert!(run.worker().unwrap().contains("process"));
+        drop(lock);
+        assert!(run.worker().is_none());
+        run.lock().unwrap();
     }
 
     #[test]

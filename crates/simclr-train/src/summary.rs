@@ -10,7 +10,7 @@ use simclr_eval::KnnResult;
 
 use crate::Ending;
 use crate::checkpoint::State;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::evaluate::{describe, to_json};
 use crate::metrics::{self, Event};
 use crate::output::Output;
@@ -18,12 +18,13 @@ use crate::plot::{self, Plot, Series};
 use crate::progress::human;
 use crate::report::{self, Report, Table};
 use crate::run_folder::{RunFolder, write_whole};
+use crate::settings;
 use crate::sheet::{self, Sheet};
 
 /// What a finished run reached.
 pub(crate) struct Outcome {
     pub(crate) state: State,
-    pub(crate) batch: usize,
+    pub(crate) pictures_per_step: usize,
     pub(crate) pictures: usize,
     /// None without labels.
     pub(crate) knn: Option<Knn>,
@@ -38,7 +39,7 @@ pub(crate) struct Knn {
 
 impl Outcome {
     fn pairs_per_second(&self) -> f64 {
-        (self.state.step * self.batch as u64) as f64 / self.state.train_seconds
+        (self.state.step * self.pictures_per_step as u64) as f64 / self.state.train_seconds
     }
 
     fn to_json(&self, run: &Path) -> Value {
@@ -116,8 +117,8 @@ pub(crate) fn already_finished(run: &RunFolder, output: &Output) -> anyhow::Resu
 
 /// What a run says that `--max-steps` stopped.
 pub(crate) fn stopped(run: &RunFolder, state: &State, config: &Config, output: &Output) -> anyhow::Result<Ending> {
-    let mean_loss = if state.batch > 0 { Some(state.loss_sum / state.batch as f64) } else { state.last_epoch_loss };
-    let pairs_per_s = (state.step * config.batch as u64) as f64 / state.train_seconds;
+    let mean_loss = if state.losses > 0 { Some(state.loss_sum / state.losses as f64) } else { state.last_epoch_loss };
+    let pairs_per_s = (state.step * config.pictures_per_step() as u64) as f64 / state.train_seconds;
     let object = json!({
         "run": run.path(), "finished": false, "epochs": state.epoch, "steps": state.step, "loss": mean_loss,
         "pairs_per_s": pairs_per_s, "seconds": state.train_seconds,
@@ -142,7 +143,7 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// The loss of every epoch, and kNN on the held-out labels with the baselines beside it.
 fn plots(events: &[Event], outcome: &Outcome) -> Vec<Plot> {
     let steps_per_epoch = outcome.state.step as f64 / outcome.state.epoch.max(1) as f64;
-    let mut steps = Series { name: "every tenth step".into(), points: Vec::new() };
+    let mut steps = Series { name: "single steps".into(), points: Vec::new() };
     let mut epochs = Series { name: "mean of the epoch".into(), points: Vec::new() };
     let mut knn = Series { name: "held-out labels".into(), points: Vec::new() };
     for event in events {
@@ -198,9 +199,9 @@ fn report(
             outcome.pairs_per_second(),
             rayon::current_num_threads()
         ),
-        command: command(config),
+        command: settings::command(config, &run.config())?,
         results: outcome.table(),
-        settings: config::flat(&toml::Table::try_from(config)?),
+        settings: settings::flat(&toml::Table::try_from(config)?),
         plots,
         notes: best
             .into_iter()
@@ -212,56 +213,6 @@ fn report(
         definitions: DEFINITIONS.map(|(term, meaning)| (term.to_owned(), meaning.to_owned())).into(),
         sheet_png,
     })
-}
-
-/// The command that runs these settings again; those that are the default are left out.
-fn command(config: &Config) -> String {
-    let default = Config::default();
-    let mut words = vec!["simclr-train pretrain".to_owned()];
-    let mut add = |flag: &str, value: String, default: String| {
-        if value != default {
-            words.push(format!("{flag} {value}"));
-        }
-    };
-    add("--data", config.data.to_string(), String::new());
-    add("--data-dir", config.data_dir.display().to_string(), default.data_dir.display().to_string());
-    add("--subset", config.subset.map_or(String::new(), |n| n.to_string()), String::new());
-    let (recipe, usual) = (&config.augmentation, &default.augmentation);
-    add("--blur", recipe.blur_probability.to_string(), usual.blur_probability.to_string());
-    add("--solarize", recipe.solarize_probability.to_string(), usual.solarize_probability.to_string());
-    add("--min-crop", recipe.crop_scale[0].to_string(), usual.crop_scale[0].to_string());
-    add("--grayscale", recipe.grayscale_probability.to_string(), usual.grayscale_probability.to_string());
-    let follows = if config.size == default.size { default.shorter_side } else { 2 * config.size };
-    add("--shorter-side", config.shorter_side.to_string(), follows.to_string());
-    add("--max-bad", config.max_bad.to_string(), default.max_bad.to_string());
-    add("--size", config.size.to_string(), default.size.to_string());
-    add("--holdout", config.holdout.to_string(), default.holdout.to_string());
-    add("--arch", config.arch.clone(), String::new());
-    let usual_stem = simclr_model::Stem::for_size(config.size).to_string();
-    add("--stem", config.stem.clone(), usual_stem);
-    add("--width", config.width.to_string(), default.width.to_string());
-    add("--feature-dim", config.feature_dim.to_string(), default.feature_dim.to_string());
-    add("--init", config.init.as_ref().map_or(String::new(), |path| path.display().to_string()), String::new());
-    add("--views", name(&config.views), name(&default.views));
-    add("--epochs", config.epochs.to_string(), String::new());
-    add("--batch", config.batch.to_string(), String::new());
-    add("--lr", config.learning_rate.to_string(), default.learning_rate.to_string());
-    add("--weight-decay", config.weight_decay.to_string(), default.weight_decay.to_string());
-    add("--temperature", config.temperature.to_string(), default.temperature.to_string());
-    add("--seed", config.seed.to_string(), default.seed.to_string());
-    add("--knn-k", config.knn_k.to_string(), default.knn_k.to_string());
-    add("--knn-temperature", config.knn_temperature.to_string(), default.knn_temperature.to_string());
-    add("--knn-every", config.knn_every.to_string(), default.knn_every.to_string());
-    add("--checkpoint-every", config.checkpoint_every.to_string(), default.checkpoint_every.to_string());
-    if config.augmentation.jitter_probability == 0.0 {
-        words.push("--no-color-jitter".into());
-    }
-    words.join(" ")
-}
-
-/// A setting as it is typed.
-fn name(setting: &impl serde::Serialize) -> String {
-    serde_json::to_value(setting).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 const DEFINITIONS: [(&str, &str); 7] = [
@@ -286,39 +237,3 @@ const DEFINITIONS: [(&str, &str); 7] = [
       follow the training and to choose the best checkpoint; the test split is looked at once, at the end.",
     ),
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::Cli;
-    use clap::Parser;
-
-    #[test]
-    fn the_command_of_a_report_gives_the_same_settings() {
-        let config = Config {
-            subset: Some(4000),
-            size: 24,
-            stem: "7x7".into(),
-            width: 16,
-            batch: 64,
-            views: crate::config::Views::Joint,
-            learning_rate: 3e-4,
-            init: Some("a.safetensors".into()),
-            seed: 7,
-            knn_every: 2,
-            augmentation: simclr_data::Recipe {
-                jitter_probability: 0.0,
-                blur_probability: 0.5,
-                solarize_probability: 0.125,
-                crop_scale: [0.2, 1.0],
-                grayscale_probability: 0.1,
-                ..Default::default()
-            },
-            ..Config::default()
-        };
-        let typed = command(&config);
-        let cli = Cli::try_parse_from(typed.split(' ')).unwrap();
-        let Some(crate::cli::Command::Pretrain(arguments)) = &cli.command else { panic!("{typed}") };
-        assert_eq!(Config::default().overridden(arguments).unwrap(), config, "{typed}");
-    }
-}

@@ -10,7 +10,7 @@ use simclr_ops::random::stream;
 use super::{WARM_UP, at_least_one, median};
 use crate::Ending;
 use crate::cli::BenchAugmentArguments;
-use crate::config::Config;
+use crate::config::{Config, Given};
 use crate::data_sets::Place;
 use crate::machine;
 use crate::output::Output;
@@ -33,7 +33,7 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
         Some(_) => {
             let opened =
                 config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
-            config = config.fitted(arguments.size, None, &opened)?;
+            config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
             (opened.pictures, config.data.to_string())
         }
         None => (Arc::new(Noise::new(config.size)), "noise".to_owned()),

@@ -7,11 +7,12 @@ use simclr_optim::Optimizer;
 
 use super::{WARM_UP, mib};
 use crate::cli::BenchEpochArguments;
-use crate::config::{Config, precision};
+use crate::config::{Config, Given, precision};
+use crate::contrast::Contrast;
 use crate::data_sets::Place;
 use crate::meter::Meter;
 use crate::output::Output;
-use crate::pretrain::{contrast, loader};
+use crate::pretrain::loader;
 use crate::{Ending, Usage, machine};
 
 pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -26,7 +27,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
-    let config = config.fitted(arguments.size, None, &opened)?;
+    let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
     let train = opened.pictures;
     let loader = loader(&config, &train, arguments.workers)?;
     let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
@@ -38,6 +39,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     let ctx = config.context();
     let model = Model::new(&config.model()?, config.seed, DType::F32, &device, &ctx)?;
     let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
+    let contrast = Contrast::of(&config);
     let mut meter = Meter::start();
     for (i, batch) in loader.epoch(0, 0).take(steps).enumerate() {
         if i == WARM_UP {
@@ -45,10 +47,11 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         }
         let batch = batch?;
         meter.data_came();
-        let loss = contrast(&model, &batch.left.to_device(&device)?, &batch.right.to_device(&device)?, &config)?;
-        loss.to_scalar::<f32>()?;
-        optimizer.step(&model.backward(&loss)?)?;
-        meter.step_ended(config.batch);
+        let (left, right) = (batch.left.to_device(&device)?, batch.right.to_device(&device)?);
+        if let Some(gradients) = contrast.run(&model, &optimizer, [&left, &right])?.gradients {
+            optimizer.apply(&gradients, 1.0)?;
+        }
+        meter.batch_ended(config.batch);
     }
     let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
     let (pairs_per_s, share) = (meter.pairs_per_second(), meter.data_wait_share());

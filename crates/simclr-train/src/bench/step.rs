@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use candle_core::DType;
 use serde_json::json;
-use simclr_loss::nt_xent;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::profile::Profile;
 use simclr_optim::Optimizer;
@@ -14,8 +13,8 @@ use super::breakdown::{self, Peak};
 use super::{WARM_UP, at_least_one, median, mib, pictures};
 use crate::cli::BenchStepArguments;
 use crate::config::{Config, arch, precision};
+use crate::contrast::Contrast;
 use crate::output::Output;
-use crate::pretrain::embed;
 use crate::{Ending, machine};
 
 pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -23,6 +22,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
         arch: arguments.model.arch.clone(),
         width: arguments.model.width,
         batch: arguments.batch,
+        chunk: arguments.chunk,
         precision: precision(&arguments.model.precision)?,
         ..Config::default()
     };
@@ -39,6 +39,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
     let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
     let (left, right) = (left?, right?);
 
+    let contrast = Contrast::of(&config);
     let (mut times, mut loss_time) = (Vec::new(), Duration::ZERO);
     for i in 0..WARM_UP + arguments.steps {
         if i == WARM_UP {
@@ -46,14 +47,12 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
             loss_time = Duration::ZERO;
         }
         let began = Instant::now();
-        let (left, right) = embed(&model, &left, &right, config.views)?;
-        let contrasting = Instant::now();
-        let loss = nt_xent(&left, &right, config.temperature)?;
-        loss_time += contrasting.elapsed();
-        let gradients = model.backward(&loss)?;
-        optimizer.step(&gradients)?;
-        // Reading the loss waits for the device.
-        loss.to_scalar::<f32>()?;
+        // It reads the loss, which waits for the device.
+        let contrasted = contrast.run(&model, &optimizer, [&left, &right])?;
+        loss_time += contrasted.loss_time;
+        if let Some(gradients) = contrasted.gradients {
+            optimizer.apply(&gradients, 1.0)?;
+        }
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }
@@ -65,7 +64,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
     let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
     let gflops = operations * pairs_per_s / 1e9;
     let mut object = json!({
-        "arch": config.arch, "width": config.width, "batch": config.batch, "precision": config.precision, "device": "cpu",
+        "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "device": "cpu",
         "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
         "peak_mib": machine::peak_mib(), "gflops": gflops,
     });

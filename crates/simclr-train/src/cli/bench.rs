@@ -52,6 +52,9 @@ pub(crate) struct BenchStepArguments {
     /// Pictures in a batch
     #[arg(long, default_value_t = 32)]
     pub(crate) batch: usize,
+    /// Activations of only so many pictures in memory at once [default: the whole batch]
+    #[arg(long, value_name = "N")]
+    pub(crate) chunk: Option<usize>,
     /// Steps that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,

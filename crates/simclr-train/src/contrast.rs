@@ -1,0 +1,208 @@
+//! One step of Algorithm 1 of the paper up to its gradients: embed both views of a batch, contrast them, go back.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{Tensor, Var};
+use simclr_loss::nt_xent;
+use simclr_model::{Mode, Model};
+use simclr_optim::{Gradients, Optimizer};
+
+use crate::config::{Config, Views};
+
+/// How a batch goes through the model and into the loss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contrast {
+    pub(crate) views: Views,
+    pub(crate) temperature: f64,
+    /// Pictures whose activations are in memory at once; none for the whole batch. Each chunk is normalised by its own statistics.
+    pub(crate) chunk: Option<usize>,
+}
+
+/// What came of a batch.
+pub(crate) struct Contrasted {
+    pub(crate) loss: f64,
+    /// None if the loss is not finite.
+    pub(crate) gradients: Option<Gradients>,
+    /// The embeddings of both views, rows of unit length, without a graph.
+    pub(crate) embeddings: [Tensor; 2],
+    /// What the loss itself took, forward.
+    pub(crate) loss_time: Duration,
+}
+
+impl Contrast {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { views: config.views, temperature: config.temperature, chunk: config.chunk }
+    }
+
+    /// Loss and gradients of both views of a batch, `[n, 3, h, w]` each.
+    ///
+    /// # Errors
+    /// If the views have different shapes, or chunks do not fill the batch.
+    pub(crate) fn run(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
+        match self.chunk {
+            Some(chunk) if chunk < views[0].dim(0)? => self.in_chunks(chunk, model, optimizer, views),
+            _ => self.at_once(model, optimizer, views),
+        }
+    }
+
+    fn at_once(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
+        let [left, right] = self.embed(model, views, Mode::Train)?;
+        let began = Instant::now();
+        let loss = nt_xent(&left, &right, self.temperature)?;
+        let value = number(&loss)?;
+        let loss_time = began.elapsed();
+        let gradients = if value.is_finite() { Some(optimizer.gradients(&model.backward(&loss)?)?) } else { None };
+        Ok(Contrasted { loss: value, gradients, embeddings: [left.detach(), right.detach()], loss_time })
+    }
+
+    /// The same in little memory, for another forward pass: the embeddings of all chunks without a graph, the loss of all of them
+    /// and its gradient for each embedding, and with these every chunk forward and backward by itself.
+    fn in_chunks(
+        &self,
+        chunk: usize,
+        model: &Model,
+        optimizer: &Optimizer,
+        views: [&Tensor; 2],
+    ) -> anyhow::Result<Contrasted> {
+        let n = views[0].dim(0)?;
+        let part = |[left, right]: [&Tensor; 2], start: usize| -> candle_core::Result<[Tensor; 2]> {
+            let len = chunk.min(n - start);
+            Ok([left.narrow(0, start, len)?, right.narrow(0, start, len)?])
+        };
+        let starts = || (0..n).step_by(chunk);
+        let embedded = starts().map(|start| self.embed(model, part(views, start)?.each_ref(), Mode::First));
+        let embedded: Vec<[Tensor; 2]> = embedded.collect::<anyhow::Result<_>>()?;
+        let all = |view: usize| Tensor::cat(&embedded.iter().map(|parts| &parts[view]).collect::<Vec<_>>(), 0);
+        let embeddings = [all(0)?, all(1)?];
+        let [left, right] = [Var::from_tensor(&embeddings[0])?, Var::from_tensor(&embeddings[1])?];
+        let began = Instant::now();
+        let loss = nt_xent(&left, &right, self.temperature)?;
+        let value = number(&loss)?;
+        let loss_time = began.elapsed();
+        if !value.is_finite() {
+            return Ok(Contrasted { loss: value, gradients: None, embeddings, loss_time });
+        }
+        let store = loss.backward()?;
+        let of = |var: &Var| store.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
+        let grads = [of(&left)?, of(&right)?];
+        let mut sum: Option<Gradients> = None;
+        for start in starts() {
+            let out = self.embed(model, part(views, start)?.each_ref(), Mode::Second)?;
+            let grad = part(grads.each_ref(), start)?;
+            // Its gradient for the embeddings of the chunk is that of the loss of the whole batch.
+            let product = ((&out[0] * &grad[0])?.sum_all()? + (&out[1] * &grad[1])?.sum_all()?)?;
+            let gradients = optimizer.gradients(&model.backward(&product)?)?;
+            match &mut sum {
+                None => sum = Some(gradients),
+                Some(sum) => sum.add(&gradients)?,
+            }
+        }
+        Ok(Contrasted { loss: value, gradients: sum, embeddings, loss_time })
+    }
+
+    /// The embeddings of both views, normalised each by its own statistics or both together.
+    fn embed(&self, model: &Model, [left, right]: [&Tensor; 2], mode: Mode) -> anyhow::Result<[Tensor; 2]> {
+        let groups = match self.views {
+            Views::Separate => 2,
+            Views::Joint => 1,
+        };
+        let n = left.dim(0)?;
+        let out = model.forward_groups(&Tensor::cat(&[left, right], 0)?, groups, mode)?;
+        Ok([out.narrow(0, 0, n)?, out.narrow(0, n, n)?])
+    }
+}
+
+fn number(loss: &Tensor) -> candle_core::Result<f64> {
+    loss.to_dtype(candle_core::DType::F64)?.to_scalar()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use simclr_model::{Arch, ModelConfig};
+    use simclr_ops::Context;
+    use simclr_ops::random::stream;
+
+    fn pictures(seed: u64) -> Tensor {
+        let mut draws = stream(seed, [5, 0, 0]);
+        let numbers: Vec<f64> = (0..12 * 3 * 16 * 16).map(|_| draws.normal()).collect();
+        Tensor::from_vec(numbers, (12, 3, 16, 16), &Device::Cpu).unwrap()
+    }
+
+    fn numbers(t: &Tensor) -> Vec<f64> {
+        t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn new(arch: Arch) -> (Model, Optimizer) {
+        let config = ModelConfig { width: 4, ..ModelConfig::new(arch) };
+        let model = Model::new(&config, 3, DType::F64, &Device::Cpu, &Context::new()).unwrap();
+        let optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &Context::new()).unwrap();
+        (model, optimizer)
+    }
+
+    /// The whole batch in one graph, with the chunks as its groups of batch norm.
+    fn whole(
+        model: &Model,
+        optimizer: &Optimizer,
+        views: [&Tensor; 2],
+        chunk: usize,
+        separate: bool,
+    ) -> (f64, Gradients) {
+        let parts: Vec<Tensor> =
+            (0..12).step_by(chunk).flat_map(|start| views.map(|view| view.narrow(0, start, chunk).unwrap())).collect();
+        let groups = if separate { parts.len() } else { parts.len() / 2 };
+        let out = model.forward_groups(&Tensor::cat(&parts, 0).unwrap(), groups, Mode::Train).unwrap();
+        let view = |view: usize| {
+            let parts: Vec<Tensor> =
+                (0..12 / chunk).map(|i| out.narrow(0, (2 * i + view) * chunk, chunk).unwrap()).collect();
+            Tensor::cat(&parts, 0).unwrap()
+        };
+        let loss = nt_xent(&view(0), &view(1), 0.5).unwrap();
+        let gradients = optimizer.gradients(&model.backward(&loss).unwrap()).unwrap();
+        (loss.to_scalar().unwrap(), gradients)
+    }
+
+    #[test]
+    fn chunks_give_the_step_of_the_whole_batch_with_their_groups() {
+        let [left, right] = [pictures(1), pictures(2)];
+        for arch in [Arch::ResNet18, Arch::ResNet50] {
+            for (views, chunk) in [(Views::Separate, 3), (Views::Separate, 6), (Views::Joint, 4)] {
+                let (model, mut optimizer) = new(arch);
+                let contrast = Contrast { views, temperature: 0.5, chunk: Some(chunk) };
+                let (want_model, mut want_optimizer) = new(arch);
+                // Two steps: the second begins with what the first has moved.
+                for step in 0..2 {
+                    let got = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
+                    let separate = views == Views::Separate;
+                    let (loss, want) = whole(&want_model, &want_optimizer, [&left, &right], chunk, separate);
+                    assert!((got.loss - loss).abs() < 1e-10, "{arch} {views:?}: {} {loss}", got.loss);
+                    optimizer.apply(&got.gradients.unwrap(), 1.0).unwrap();
+                    want_optimizer.apply(&want, 1.0).unwrap();
+                    for ((name, got), (_, want)) in model.state().iter().zip(want_model.state()) {
+                        for (got, want) in numbers(got).iter().zip(numbers(&want)) {
+                            let close = (got - want).abs() < 1e-7 * (1.0 + want.abs());
+                            assert!(close, "{arch} {views:?} chunk {chunk} step {step} {name}: {got} {want}");
+                        }
+                    }
+                }
+                let tracked = model.state().into_iter().find(|(name, _)| name == "f.1.num_batches_tracked").unwrap().1;
+                let groups = 12 / chunk * if views == Views::Separate { 2 } else { 1 };
+                assert_eq!(numbers(&tracked), [2.0 * groups as f64], "once a group and step, not twice");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_the_whole_batch_is_the_whole_batch() {
+        let [left, right] = [pictures(1), pictures(2)];
+        let run = |chunk| {
+            let (model, optimizer) = new(Arch::ResNet18);
+            let contrast = Contrast { views: Views::Separate, temperature: 0.5, chunk };
+            let out = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
+            (out.loss, out.embeddings.map(|t| numbers(&t)))
+        };
+        assert!(run(None) == run(Some(12)) && run(None) == run(Some(99)));
+        assert!(run(None) != run(Some(6)), "another normalisation is another loss");
+    }
+}

@@ -1,0 +1,369 @@
+//! A run in progress: its steps, what is measured of them, and what is kept.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use candle_core::{DType, Device};
+use serde_json::json;
+use simclr_data::{EpochBatches, Loader, Pictures};
+use simclr_eval::{agreement, spread};
+use simclr_model::Model;
+use simclr_optim::{Gradients, Optimizer, Schedule};
+
+use crate::Usage;
+use crate::checkpoint::{self, Checkpoints, State};
+use crate::config::Config;
+use crate::contrast::{Contrast, Contrasted};
+use crate::evaluate::sample_batch;
+use crate::interrupt::Interrupt;
+use crate::machine;
+use crate::meter::Meter;
+use crate::metrics::{Event, Metrics};
+use crate::monitor::{Monitor, Seen};
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::run_folder::{Lock, RunFolder, now, write_whole};
+use crate::warning;
+
+/// Batches in a row that may be left out before the run gives up: parameters that have gone astray do not come back.
+const MOST_SKIPPED_IN_A_ROW: u64 = 20;
+
+/// Why training came to an end.
+pub(crate) enum Stop {
+    Finished,
+    Interrupted,
+    EnoughSteps,
+}
+
+/// A run in progress.
+pub(crate) struct Training<'a> {
+    config: &'a Config,
+    device: &'a Device,
+    run: RunFolder,
+    _lock: Lock,
+    pub(crate) loader: Loader,
+    pub(crate) model: Model,
+    contrast: Contrast,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    pub(crate) state: State,
+    metrics: Metrics,
+    monitor: Monitor,
+    checkpoints: Checkpoints,
+    /// When the last checkpoint was written, or training began.
+    kept: Instant,
+}
+
+/// What a step measured.
+struct Step {
+    loss: f64,
+    grad_norm: f64,
+    /// Of the last batch.
+    contrasted: Contrasted,
+}
+
+impl<'a> Training<'a> {
+    /// From the newest good checkpoint of the run, or from the start if it has none.
+    pub(crate) fn begin(
+        config: &'a Config,
+        run: &RunFolder,
+        device: &'a Device,
+        loader: Loader,
+        monitor: Monitor,
+        output: &Output,
+    ) -> anyhow::Result<Self> {
+        let lock = run.lock()?;
+        let (ctx, checkpoints) = (config.context(), Checkpoints::new(run.checkpoints(), config.keep));
+        let (model, optimizer, state) = match checkpoints.newest_good(|remark| output.say(remark))? {
+            Some(path) => {
+                let (model, numbers, state) = checkpoint::load(&path, device, &ctx)?;
+                let mut optimizer = config.optimizer(&model)?;
+                optimizer.load_state(&numbers).with_context(|| path.display().to_string())?;
+                (model, optimizer, state)
+            }
+            None => {
+                let model = match &config.init {
+                    Some(path) => {
+                        let model = Model::load(path, device, &ctx)?;
+                        config.must_be(model.config(), path)?;
+                        model
+                    }
+                    None => Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?,
+                };
+                let optimizer = config.optimizer(&model)?;
+                (model, optimizer, State::default())
+            }
+        };
+        let metrics = Metrics::open(run, state.events)?;
+        let schedule = config.schedule(steps_per_epoch(config, &loader)?);
+        let (contrast, kept, run) = (Contrast::of(config), Instant::now(), run.clone());
+        Ok(Self {
+            config,
+            device,
+            run,
+            _lock: lock,
+            loader,
+            model,
+            contrast,
+            optimizer,
+            schedule,
+            state,
+            metrics,
+            monitor,
+            checkpoints,
+            kept,
+        })
+    }
+
+    /// Trains to the last epoch, or until somebody or something says stop.
+    pub(crate) fn run(
+        &mut self,
+        interrupt: &Interrupt,
+        max_steps: Option<u64>,
+        output: &Output,
+    ) -> anyhow::Result<Stop> {
+        if self.state.step == 0 && self.monitor.is_due(0, self.config.epochs) {
+            self.test(output)?;
+        }
+        while self.state.epoch < self.config.epochs {
+            let mut progress = Progress::new(output, "training", self.schedule.steps, self.state.step);
+            let mut meter = Meter::start();
+            // Counted randomness: these are the batches that the run would have seen without an interruption.
+            let mut batches = self.loader.epoch(self.state.epoch, self.state.batch);
+            // What fills no step at the end of an epoch is left out.
+            while self.state.batch + self.config.accumulate <= self.loader.batches_per_epoch() {
+                let step = self.step(&mut batches, &mut meter, output)?;
+                progress.advance(1, &self.describe(&meter));
+                if let Some(step) = step.filter(|_| self.state.step.is_multiple_of(self.config.log_every)) {
+                    let event = self.step_event(&step, &mut meter)?;
+                    self.metrics.add(&event)?;
+                }
+                if interrupt.is_asked() {
+                    return Ok(Stop::Interrupted);
+                }
+                if max_steps.is_some_and(|most| self.state.step >= most) {
+                    return Ok(Stop::EnoughSteps);
+                }
+                let minutes = self.config.checkpoint_minutes;
+                if minutes > 0.0 && self.kept.elapsed().as_secs_f64() >= 60.0 * minutes {
+                    self.save()?;
+                }
+            }
+            self.end_epoch(&mut progress, output)?;
+        }
+        Ok(Stop::Finished)
+    }
+
+    /// One step of Algorithm 1 of the paper: embed both views, contrast them, follow the gradient. None if a number was not finite
+    /// and the step was left out.
+    fn step(&mut self, batches: &mut EpochBatches, meter: &mut Meter, output: &Output) -> anyhow::Result<Option<Step>> {
+        let accumulate = self.config.accumulate;
+        let running = self.model.running_statistics()?;
+        let (mut loss, mut sum, mut last, mut indices) = (0.0, None::<Gradients>, None, Vec::new());
+        for _ in 0..accumulate {
+            let batch = batches.next().context("an epoch has fewer batches than it said")??;
+            self.state.train_seconds += meter.data_came();
+            let (left, right) = (batch.left.to_device(self.device)?, batch.right.to_device(self.device)?);
+            let mut contrasted = self.contrast.run(&self.model, &self.optimizer, [&left, &right])?;
+            loss += contrasted.loss / accumulate as f64;
+            match (&mut sum, contrasted.gradients.take()) {
+                (Some(sum), Some(gradients)) => sum.add(&gradients)?,
+                (None, Some(gradients)) => sum = Some(gradients),
+                (_, None) => {}
+            }
+            indices.push(batch.indices);
+            last = Some(contrasted);
+            self.state.train_seconds += meter.batch_ended(self.config.batch);
+        }
+        let mean = 1.0 / accumulate as f64;
+        let ctx = self.config.context();
+        let grad_norm = sum.as_ref().map_or(Ok(f64::NAN), |sum| sum.norm(&ctx))? * mean;
+        self.optimizer.set_learning_rate(self.schedule.at(self.state.step));
+        let applied = match &sum {
+            Some(sum) if loss.is_finite() && grad_norm.is_finite() => {
+                // As `torch.nn.utils.clip_grad_norm_`.
+                let clip = self.config.clip_norm.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
+                self.optimizer.apply(sum, mean * clip)?;
+                true
+            }
+            _ => false,
+        };
+        self.state.train_seconds += meter.batch_ended(0);
+        if !applied {
+            self.model.set_running_statistics(&running)?;
+            self.leave_out(loss, grad_norm, &indices, output)?;
+        }
+        self.state.step += 1;
+        self.state.batch += accumulate;
+        if !applied {
+            return Ok(None);
+        }
+        self.state.skipped_in_a_row = 0;
+        self.state.loss_sum += loss;
+        self.state.losses += 1;
+        Ok(last.map(|contrasted| Step { loss, grad_norm, contrasted }))
+    }
+
+    /// Writes down what is known of a step whose loss or gradient is not finite; ends the run unless it was asked to go on.
+    fn leave_out(&mut self, loss: f64, grad_norm: f64, indices: &[Vec<usize>], output: &Output) -> anyhow::Result<()> {
+        let step = self.state.step + 1;
+        let path = self.run.non_finite(step);
+        let known = json!({
+            "step": step, "epoch": self.state.epoch + 1, "batch": self.state.batch + 1, "seed": self.config.seed,
+            "loss": loss.to_string(), "grad_norm": grad_norm.to_string(), "lr": self.optimizer.learning_rate(),
+            "pictures": indices,
+        });
+        write_whole(&path, known.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+        let what = if loss.is_finite() { ("gradient", grad_norm) } else { ("loss", loss) };
+        let told = format!("the {} of step {step} is {}", what.0, what.1);
+        if !self.config.skip_non_finite {
+            self.save()?;
+        }
+        let (run, file) = (self.run.path().display(), path.display());
+        if !self.config.skip_non_finite {
+            bail!(
+                "{told}; the step was not applied, {file} has its pictures, and a checkpoint was written. A lower --lr, --warmup, \
+                 --clip-norm or a higher --temperature may help in a new run; `simclr-train pretrain --run {run} --resume \
+                 --skip-non-finite` goes on without this batch"
+            );
+        }
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        output.say(format!("{told}; the batch is left out, {file} has its pictures"));
+        if self.state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW {
+            bail!(
+                "{told}, the {MOST_SKIPPED_IN_A_ROW}th in a row: the parameters are of no use any more. A lower --lr, --warmup or \
+                   --clip-norm may help in a new run; earlier checkpoints are in {run}/checkpoints"
+            );
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self, progress: &mut Progress, output: &Output) -> anyhow::Result<()> {
+        let loss = self.mean_loss();
+        self.state.epoch += 1;
+        let (epoch, epochs) = (self.state.epoch, self.config.epochs);
+        progress.say(&format!("Train Epoch: [{epoch}/{epochs}] Loss: {loss:.4}"));
+        if let Some(text) = warning::of_epoch(loss, self.config.batch, self.state.step, self.state.embedding_std) {
+            progress.say(&text);
+        }
+        self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss, time: now() })?;
+        (self.state.batch, self.state.loss_sum, self.state.losses) = (0, 0.0, 0);
+        self.state.last_epoch_loss = Some(loss);
+        let last = epoch == epochs;
+        let improved = self.monitor.is_due(epoch, epochs) && self.test(output)?;
+        if last || improved || epoch.is_multiple_of(self.config.checkpoint_every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The monitor's kNN test; whether it is the best so far.
+    fn test(&mut self, output: &Output) -> anyhow::Result<bool> {
+        let (step, epoch) = (self.state.step, self.state.epoch);
+        let Seen { knn, spread } = self.monitor.test(&self.model, epoch, self.config.epochs, output)?;
+        let (top1, top5) = (knn.top1, knn.top5);
+        let (feature_std, feature_rank) = (spread.std, spread.effective_rank);
+        self.metrics.add(&Event::Knn { step, epoch, top1, top5, feature_std, feature_rank, time: now() })?;
+        let improved = step > 0 && self.state.best.is_none_or(|(best, _)| top1 > best);
+        if improved {
+            self.state.best = Some((top1, step));
+        }
+        Ok(improved)
+    }
+
+    /// Keeps everything of an interrupted run, and says how to go on.
+    pub(crate) fn keep(&mut self, go_on: &str, output: &Output) -> anyhow::Result<()> {
+        let checkpoint = self.save()?;
+        output.say(format!("interrupted at step {}; checkpoint {}", self.state.step, checkpoint.display()));
+        output.say(format!("go on with: {go_on}"));
+        Ok(())
+    }
+
+    pub(crate) fn save(&mut self) -> anyhow::Result<PathBuf> {
+        self.state.events = self.metrics.count();
+        let path = self.checkpoints.save(&self.model, &self.optimizer, &self.state)?;
+        self.kept = Instant::now();
+        Ok(path)
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.state.loss_sum / self.state.losses.max(1) as f64
+    }
+
+    fn describe(&self, meter: &Meter) -> String {
+        format!(
+            "epoch {}/{}, loss {:.4}, {:.1} pairs/s, {:.1} % waiting for data",
+            self.state.epoch + 1,
+            self.config.epochs,
+            self.mean_loss(),
+            meter.pairs_per_second(),
+            100.0 * meter.data_wait_share()
+        )
+    }
+
+    fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {
+        let [left, right] = &step.contrasted.embeddings;
+        let (agreement, spread) = (agreement(left, right)?, spread(left)?);
+        self.state.embedding_std = Some(spread.std);
+        let event = Event::Step {
+            step: self.state.step,
+            epoch: self.state.epoch + 1,
+            loss: step.loss,
+            mean_loss: self.mean_loss(),
+            lr: self.optimizer.learning_rate(),
+            grad_norm: step.grad_norm,
+            alignment: agreement.alignment,
+            uniformity: agreement.uniformity,
+            embedding_std: spread.std,
+            embedding_rank: spread.effective_rank,
+            pairs_per_s: meter.pairs_per_second(),
+            data_wait_share: meter.data_wait_share(),
+            peak_mib: machine::peak_mib(),
+            time: now(),
+        };
+        *meter = Meter::start();
+        Ok(event)
+    }
+
+    /// What the whole run will take, from a few steps and one evaluation batch of a model that is thrown away.
+    pub(crate) fn expected_time(&self, train: &Arc<dyn Pictures>, test: usize) -> anyhow::Result<Duration> {
+        let (config, ctx) = (self.config, self.config.context());
+        let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
+        let mut optimizer = config.optimizer(&model)?;
+        let Some(batch) = self.loader.epoch(0, 0).next() else { bail!("the training pictures fill no batch") };
+        let batch = batch?;
+        let mut step = || -> anyhow::Result<Duration> {
+            let began = Instant::now();
+            let contrasted = self.contrast.run(&model, &optimizer, [&batch.left, &batch.right])?;
+            if let Some(gradients) = &contrasted.gradients {
+                optimizer.apply(gradients, 1.0)?;
+            }
+            Ok(began.elapsed())
+        };
+        step()?;
+        let mut times = [step()?, step()?, step()?];
+        times.sort_unstable();
+        let pictures = sample_batch(train.as_ref(), &config.test_transform()?)?;
+        let began = Instant::now();
+        model.features(&pictures)?;
+        let per_picture = began.elapsed().div_f64(pictures.dim(0)? as f64);
+        let batches = self.schedule.steps * config.accumulate as u64;
+        let embedded = 2 * (train.len() + test) + self.monitor.pictures_in_all(config.epochs);
+        Ok(times[1].mul_f64(batches as f64) + per_picture.mul_f64(embedded as f64))
+    }
+}
+
+/// Steps in an epoch.
+///
+/// # Errors
+/// [`Usage`] if an epoch has too few batches for one.
+pub(crate) fn steps_per_epoch(config: &Config, loader: &Loader) -> Result<u64, Usage> {
+    let (batches, accumulate) = (loader.batches_per_epoch(), config.accumulate);
+    match batches / accumulate {
+        0 => Err(Usage(format!("--accumulate is {accumulate}, but an epoch has only {batches} batches"))),
+        steps => Ok(steps as u64),
+    }
+}
