@@ -163,8 +163,15 @@ impl ModelConfig {
     ///
     /// # Errors
     /// As [`crate::Model::load`].
-    pub fn of_file(path: &Path) -> Result<Self, ModelError> {
-        Ok(weights::load(path)?.0)
+    pub fn of_file(path: &Path) -> Result<WeightsFile, ModelError> {
+        let loaded = weights::load(path)?;
+        Ok(WeightsFile { config: loaded.config, has_head: loaded.has_head })
+    }
+
+    /// The encoder of this model with the projection head of another.
+    #[must_use]
+    pub fn with_head_of(&self, other: &Self) -> Self {
+        Self { arch: self.arch, stem: self.stem, width: self.width, ..other.clone() }
     }
 
     /// # Errors
@@ -213,6 +220,15 @@ impl ModelConfig {
         config.validate()?;
         Ok(Some(config))
     }
+}
+
+/// What a file of weights is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightsFile {
+    /// The model; with the course's head if the file has none.
+    pub config: ModelConfig,
+    /// Whether it has a projection head: torchvision's files are of an encoder alone.
+    pub has_head: bool,
 }
 
 /// One of the `entries` of a file's metadata.

@@ -15,12 +15,6 @@ pub enum InferError {
         /// The first name that it has.
         first: Option<String>,
     },
-    /// An encoder under torchvision's names.
-    #[error(
-        "it has torchvision's names (conv1.weight, layer1, …), not those of the course's model \
-         (f.0.weight, f.3, …): an encoder alone, or one with another stem"
-    )]
-    Torchvision,
     /// Another stem.
     #[error(
         "the stem f.0.weight has shape {found:?}, expected [width, 3, 3, 3] or, with a max-pool after it, [width, 3, 7, 7]"
@@ -45,16 +39,16 @@ pub enum InferError {
     NoHead,
 }
 
-/// Architecture and sizes of the model whose state dict has these names and shapes.
+/// Architecture and sizes of the model whose state dict has these names and shapes; of an encoder alone (`has_head` is false), with
+/// the course's head.
 ///
 /// Only what decides between models is looked at; whether all tensors are there is seen by holding them against the model's.
 /// What the names cannot tell, hidden width and batch norm of a head of one layer, is as in the course.
-pub(crate) fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<ModelConfig, InferError> {
+pub(crate) fn infer(tensors: &BTreeMap<String, Tensor>, has_head: bool) -> Result<ModelConfig, InferError> {
     let (width, stem) = match tensors.get("f.0.weight").map(Tensor::dims) {
         Some(&[width, 3, 3, 3]) => (width, Stem::Small),
         Some(&[width, 3, 7, 7]) => (width, Stem::Large),
         Some(found) => return Err(InferError::Stem { found: found.to_vec() }),
-        None if tensors.contains_key("conv1.weight") => return Err(InferError::Torchvision),
         None => return Err(InferError::NoStem { first: tensors.keys().next().cloned() }),
     };
     let has_bottlenecks = tensors.contains_key("f.3.0.conv3.weight");
@@ -66,6 +60,9 @@ pub(crate) fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<ModelConfig, I
     let kind = if has_bottlenecks { "bottlenecks" } else { "basic blocks" };
     let arch = arch.ok_or(InferError::Blocks { found, kind })?;
 
+    if !has_head {
+        return Ok(ModelConfig { stem, width, ..ModelConfig::new(arch) });
+    }
     // The linear layers of the head, by their place in the Sequential.
     let mut linear: Vec<(usize, usize)> = Vec::new();
     for (name, tensor) in tensors {
@@ -112,7 +109,7 @@ mod tests {
                 course,
                 plain,
             ] {
-                assert_eq!(infer(&state(&config)).unwrap(), config);
+                assert_eq!(infer(&state(&config), true).unwrap(), config);
             }
         }
     }
@@ -123,12 +120,10 @@ mod tests {
         let message = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
             let mut tensors = state(&ModelConfig { width: 2, ..ModelConfig::new(Arch::ResNet50) });
             change(&mut tensors);
-            infer(&tensors).unwrap_err().to_string()
+            infer(&tensors, true).unwrap_err().to_string()
         };
         let five = message(&|tensors| drop(tensors.insert("f.0.weight".into(), zeros(&[64, 3, 5, 5]))));
         assert!(five.contains("f.0.weight has shape [64, 3, 5, 5], expected [width, 3, 3, 3] or, with"), "{five}");
-        let torchvision = message(&|tensors| *tensors = [("conv1.weight".into(), zeros(&[64, 3, 7, 7]))].into());
-        assert!(torchvision.contains("torchvision's names (conv1.weight"), "{torchvision}");
         let other = message(&|tensors| *tensors = [("fc.weight".into(), zeros(&[2, 2]))].into());
         assert!(other.contains("no tensor f.0.weight") && other.contains("its first is fc.weight"), "{other}");
         let empty = message(&|tensors| tensors.clear());

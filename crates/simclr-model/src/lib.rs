@@ -14,9 +14,10 @@ mod layers;
 mod layout;
 mod model;
 mod pth;
+mod torchvision;
 mod weights;
 
-pub use config::{Arch, ModelConfig, Stem};
+pub use config::{Arch, ModelConfig, Stem, WeightsFile};
 pub use error::ModelError;
 pub use frozen::FrozenEncoder;
 pub use infer::InferError;

@@ -86,14 +86,41 @@ impl Model {
     ///
     /// A file that [`Model::save`] wrote says which model it is; of any other, names and shapes of its tensors do. Float
     /// tensors of any width become f32. The counters `total_ops` and `total_params` of a FLOP counter in a `.pth` file are
-    /// passed over.
+    /// passed over. A file with torchvision's names (`conv1.weight`, `layer1.…`) is an encoder alone, its classifier is passed
+    /// over; it gets the course's projection head with initial values.
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::Format`], [`ModelError::Pth`], [`ModelError::Metadata`] or [`ModelError::Unknown`] if
     /// the file cannot be understood; [`ModelError::Entries`] listing every tensor that is missing, unexpected or misshapen.
     pub fn load(path: &Path, device: &Device, ctx: &Context) -> std::result::Result<Self, ModelError> {
-        let (config, tensors) = weights::load(path)?;
-        let model = Self::new(&config, 0, DType::F32, device, ctx)?;
+        let loaded = weights::load(path)?;
+        Self::filled(&loaded.config, 0, &loaded.tensors, device, ctx)
+    }
+
+    /// [`Model::load`] to train on: a head that the file has not is that of `head`, drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn begin(
+        path: &Path,
+        head: &ModelConfig,
+        seed: u64,
+        device: &Device,
+        ctx: &Context,
+    ) -> std::result::Result<Self, ModelError> {
+        let loaded = weights::load(path)?;
+        let config = if loaded.has_head { loaded.config } else { loaded.config.with_head_of(head) };
+        Self::filled(&config, seed, &loaded.tensors, device, ctx)
+    }
+
+    fn filled(
+        config: &ModelConfig,
+        seed: u64,
+        tensors: &BTreeMap<String, Tensor>,
+        device: &Device,
+        ctx: &Context,
+    ) -> std::result::Result<Self, ModelError> {
+        let model = Self::new(config, seed, DType::F32, device, ctx)?;
         for (name, var) in &model.state {
             if let Some(tensor) = tensors.get(name) {
                 var.set(&tensor.to_dtype(var.dtype())?.to_device(device)?)?;

@@ -13,7 +13,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::infer::infer;
 use crate::layout::layout;
-use crate::pth;
+use crate::{pth, torchvision};
 
 /// Writes `tensors` with the description of their model; the file is whole or not there.
 pub(crate) fn save(path: &Path, config: &ModelConfig, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
@@ -47,9 +47,17 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
+/// What a file has.
+pub(crate) struct Loaded {
+    /// The model; with the course's head if it has none.
+    pub(crate) config: ModelConfig,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
+    pub(crate) has_head: bool,
+}
+
 /// The tensors of a file, whichever of the two formats it has, and the model whose tensors they are, all of them: the one that
-/// the file names, or else the one whose names and shapes they have.
-pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), ModelError> {
+/// the file names, or else the one whose names and shapes they have. Under torchvision's names they are an encoder alone.
+pub(crate) fn load(path: &Path) -> Result<Loaded, ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
     let metadata = |source| ModelError::Metadata { path: path.to_owned(), source: Box::new(source) };
     let (config, tensors) = if pth::is_pth(&bytes) {
@@ -60,15 +68,19 @@ pub(crate) fn load(path: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>
         let config = header.metadata().as_ref().map(ModelConfig::from_metadata).transpose().map_err(metadata)?;
         (config.flatten(), tensors(&SafeTensors::deserialize(&bytes).map_err(format)?)?)
     };
+    let has_head = !torchvision::is_named(&tensors);
+    let tensors = if has_head { tensors } else { torchvision::renamed(tensors)? };
     let config = match config {
         Some(config) => config,
-        None => infer(&tensors).map_err(|source| ModelError::Unknown { path: path.to_owned(), source })?,
+        None => infer(&tensors, has_head).map_err(|source| ModelError::Unknown { path: path.to_owned(), source })?,
     };
     config.validate().map_err(metadata)?;
     // Before memory is taken for a model: a file may claim to be of any size.
-    let problems = problems(&tensors, &layout(&config)?);
+    let mut expected = layout(&config)?;
+    expected.retain(|(name, _)| has_head || !name.starts_with("g."));
+    let problems = problems(&tensors, &expected);
     if problems.is_empty() {
-        Ok((config, tensors))
+        Ok(Loaded { config, tensors, has_head })
     } else {
         Err(ModelError::Entries { path: path.to_owned(), problems })
     }

@@ -18,6 +18,9 @@ pub(crate) fn import(arguments: &ImportArguments, output: &Output) -> anyhow::Re
     let expected = arch.as_deref().map(config::arch).transpose()?;
     must_be_new(out)?;
     let model = load(file)?;
+    if !ModelConfig::of_file(file)?.has_head {
+        output.say(format!("{} is an encoder alone: its projection head has initial values", file.display()));
+    }
     let found = model.config().arch;
     if let Some(expected) = expected.filter(|expected| *expected != found) {
         return Err(Usage(format!("--arch is {expected}, but {} has the weights of a {found}", file.display())).into());

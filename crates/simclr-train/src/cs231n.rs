@@ -173,7 +173,7 @@ impl Experiment {
         };
         let Some(path) = weights else { return Ok(course.overridden(arguments)?) };
         output.say(format!("the encoder begins with the weights of {}", path.display()));
-        let model = ModelConfig::of_file(&path)?;
+        let model = ModelConfig::of_file(&path)?.config;
         let training = course.training.clone().of_model(&model);
         let experiment = Self { training, ..course }.overridden(arguments)?;
         experiment.training.must_be(&model, &path)?;

@@ -271,7 +271,7 @@ fn open_folder(
         if let FolderProgress::Reading(done, total) = now {
             let (bar, before) =
                 progress.get_or_insert_with(|| (Progress::new(output, "reading files", total as u64, 0), 0));
-            bar.advance((done - *before) as u64, "");
+            bar.advance((done - *before) as u64, &[]);
             *before = done;
         }
         ControlFlow::Continue(())

@@ -111,9 +111,7 @@ impl KnnSets {
     ) -> anyhow::Result<(Features, Features)> {
         let mut progress = Progress::new(output, title, (self.bank.len() + self.queries.len()) as u64, 0);
         let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
-            Ok(simclr_eval::embed(&encode, set, &self.transform, BATCH, |count| {
-                progress.advance(count as u64, "pictures")
-            })?)
+            Ok(simclr_eval::embed(&encode, set, &self.transform, BATCH, |count| progress.advance(count as u64, &[]))?)
         };
         Ok((features(self.bank.as_ref())?, features(self.queries.as_ref())?))
     }

@@ -30,7 +30,7 @@ fn one(item: Item, arguments: &FetchArguments, output: &Output) -> Result<Outcom
         let title = item.to_string();
         let (bar, before) =
             progress.get_or_insert_with(|| (Progress::new(output, &title, total.unwrap_or(0), done), done));
-        bar.advance(done.saturating_sub(*before), &format!("{} MiB", done >> 20));
+        bar.advance(done.saturating_sub(*before), &[("MiB", (done >> 20).to_string())]);
         *before = done;
     };
     fetch(item, &arguments.data_dir, arguments.from.as_ref(), &mut report)

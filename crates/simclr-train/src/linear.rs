@@ -88,7 +88,7 @@ impl LinearTest {
         let pictures = epochs * self.train.len() as u64 + tests * self.test.len() as u64;
         let mut progress = Progress::new(output, title, pictures, 0);
         let mut hear = |event| match event {
-            LinearEvent::Encoded(count) => progress.advance(count as u64, "pictures"),
+            LinearEvent::Encoded(count) => progress.advance(count as u64, &[]),
             LinearEvent::Epoch(ended) => {
                 for (phase, Score { loss, top1, top5 }) in [("Train", ended.train), ("Test", ended.test)] {
                     progress.say(&format!(

@@ -200,9 +200,12 @@ fn put_together(arguments: &PretrainArguments, quick: bool, saved: Option<&Confi
     let config = match init.filter(|_| saved.is_none()) {
         // The file says what it is; what is typed beside it must agree.
         Some(path) => {
-            let model = ModelConfig::of_file(&path)?;
-            let config = base.of_model(&model).overridden(arguments)?;
-            config.must_be(&model, &path)?;
+            let file = ModelConfig::of_file(&path)?;
+            let own = |config: &Config| -> Result<ModelConfig, Usage> {
+                Ok(if file.has_head { file.config.clone() } else { file.config.with_head_of(&config.model()?) })
+            };
+            let config = base.clone().of_model(&own(&base)?).overridden(arguments)?;
+            config.must_be(&own(&config)?, &path)?;
             config
         }
         None => base.overridden(arguments)?,

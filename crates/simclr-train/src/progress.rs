@@ -36,17 +36,23 @@ impl Progress {
         Self { bar, output: *output, title: title.to_owned(), total, done, start: done, began: now, last_line: now }
     }
 
-    /// `by` more are done; `message` says what there is to say about them.
-    pub(crate) fn advance(&mut self, by: u64, message: &str) {
+    /// `by` more are done; `fields` are what there is to say about them, under their names.
+    ///
+    /// On a terminal a person reads them; elsewhere a line has `name=value`, so that a program can, too.
+    pub(crate) fn advance(&mut self, by: u64, fields: &[(&str, String)]) {
         self.done += by;
         self.bar.set_position(self.done);
-        let left = self.left().map_or(String::new(), |left| {
-            format!("{}{} left", if message.is_empty() { "" } else { ", " }, human(left))
-        });
-        self.bar.set_message(format!("{message}{left}"));
-        if !self.output.is_live() && self.last_line.elapsed() >= LINE_EVERY {
+        let left = self.left();
+        if self.output.is_live() {
+            let said = fields.iter().map(|(name, value)| format!("{} {value}", name.replace('_', " ")));
+            let said: Vec<String> = said.chain(left.map(|left| format!("{} left", human(left)))).collect();
+            self.bar.set_message(said.join(", "));
+        } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            self.output.say(format!("{} {}/{} {message}{left}", self.title, self.done, self.total));
+            let said = fields.iter().map(|(name, value)| format!(" {name}={value}"));
+            let left = left.map(|left| format!(" left_s={:.0}", left.as_secs_f64()));
+            let said: String = said.chain(left).collect();
+            self.output.say(format!("{}: done={} of={}{said}", self.title, self.done, self.total));
         }
     }
 

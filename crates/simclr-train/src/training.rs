@@ -86,7 +86,7 @@ impl<'a> Training<'a> {
             None => {
                 let model = match &config.init {
                     Some(path) => {
-                        let model = Model::load(path, device, &ctx)?;
+                        let model = Model::begin(path, &config.model()?, config.seed, device, &ctx)?;
                         config.must_be(model.config(), path)?;
                         model
                     }
@@ -135,7 +135,7 @@ impl<'a> Training<'a> {
             // What fills no step at the end of an epoch is left out.
             while self.state.batch + self.config.accumulate <= self.loader.batches_per_epoch() {
                 let step = self.step(&mut batches, &mut meter, output)?;
-                progress.advance(1, &self.describe(&meter));
+                progress.advance(1, &self.progress(&meter));
                 if let Some(step) = step.filter(|_| self.state.step.is_multiple_of(self.config.log_every)) {
                     let event = self.step_event(&step, &mut meter)?;
                     self.metrics.add(&event)?;
@@ -293,15 +293,13 @@ impl<'a> Training<'a> {
         self.state.loss_sum / self.state.losses.max(1) as f64
     }
 
-    fn describe(&self, meter: &Meter) -> String {
-        format!(
-            "epoch {}/{}, loss {:.4}, {:.1} pairs/s, {:.1} % waiting for data",
-            self.state.epoch + 1,
-            self.config.epochs,
-            self.mean_loss(),
-            meter.pairs_per_second(),
-            100.0 * meter.data_wait_share()
-        )
+    fn progress(&self, meter: &Meter) -> [(&'static str, String); 4] {
+        [
+            ("epoch", format!("{}/{}", self.state.epoch + 1, self.config.epochs)),
+            ("loss", format!("{:.4}", self.mean_loss())),
+            ("pairs_per_s", format!("{:.1}", meter.pairs_per_second())),
+            ("data_wait", format!("{:.3}", meter.data_wait_share())),
+        ]
     }
 
     fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {

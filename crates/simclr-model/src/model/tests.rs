@@ -103,6 +103,9 @@ fn initial_values_have_torchvision_s_distributions_and_depend_on_the_seed_alone(
     let variance = conv.iter().map(|x| x * x).sum::<f64>() / conv.len() as f64;
     // 589,824 draws: the variance is known to 0.2 %.
     assert!((variance * (256.0 * 9.0) / 2.0 - 1.0).abs() < 0.01, "{variance}");
+    let stem = get("f.0.weight");
+    let (bound, largest) = (1.0 / 27f64.sqrt(), stem.iter().fold(0.0, |m: f64, x| m.max(x.abs())));
+    assert!(largest <= bound && largest > 0.99 * bound, "the 3x3 stem is PyTorch's default: {largest}");
     let linear = get("g.0.weight");
     let (bound, largest) = (1.0 / 16.0, linear.iter().fold(0.0, |m: f64, x| m.max(x.abs())));
     assert!(largest <= bound && largest > 0.999 * bound, "{largest}");
@@ -395,4 +398,44 @@ fn running_statistics_can_be_put_back() {
     assert!(model.set_running_statistics(&kept[1..]).unwrap_err().to_string().contains("running statistics, found"));
     let message = model.forward_groups(&pictures, 3, Mode::Train).unwrap_err().to_string();
     assert!(message.contains("4 pictures are no 3 equal groups"), "{message}");
+}
+
+#[test]
+fn torchvision_s_files_are_encoders_alone() {
+    let config = ModelConfig { stem: crate::Stem::Large, ..tiny(Arch::ResNet50) };
+    let model = Model::new(&config, 1, DType::F32, &Device::Cpu, &Context::new()).unwrap();
+    let pictures = random(&[2, 3, 32, 32], 1).to_dtype(DType::F32).unwrap();
+    model.forward_t(&pictures, true).unwrap();
+    let theirs = |name: &str| {
+        let places =
+            [("f.0.", "conv1."), ("f.1.", "bn1."), ("f.3.", "layer1."), ("f.4.", "layer2."), ("f.5.", "layer3.")];
+        let places = places.iter().chain(&[("f.6.", "layer4.")]);
+        places.clone().find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)))
+    };
+    let mut file: Vec<(String, Tensor)> =
+        model.state().into_iter().filter_map(|(name, t)| Some((theirs(&name)?, t))).collect();
+    // An old file counts no batches.
+    file.retain(|(name, _)| !name.ends_with("num_batches_tracked"));
+    file.push(("fc.weight".into(), Tensor::zeros((10, config.feature_width()), DType::F32, &Device::Cpu).unwrap()));
+    file.push(("fc.bias".into(), Tensor::zeros(10, DType::F32, &Device::Cpu).unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("resnet.pth");
+    weights::save_pth(&path, &file).unwrap();
+
+    let found = ModelConfig::of_file(&path).unwrap();
+    assert!(!found.has_head);
+    assert_eq!((found.config.arch, found.config.stem, found.config.width), (config.arch, config.stem, config.width));
+    let head = ModelConfig { hidden_dim: 7, head_layers: 3, feature_dim: 5, ..config.clone() };
+    let loaded = Model::begin(&path, &head, 4, &Device::Cpu, &Context::new()).unwrap();
+    assert_eq!(loaded.config(), &head);
+    assert_eq!(numbers(&loaded.features(&pictures).unwrap()), numbers(&model.features(&pictures).unwrap()));
+    let other_seed = Model::begin(&path, &head, 5, &Device::Cpu, &Context::new()).unwrap();
+    let embedded = |model: &Model| numbers(&model.forward_t(&pictures, false).unwrap().1);
+    assert_ne!(embedded(&loaded), embedded(&other_seed));
+
+    file.retain(|(name, _)| name != "layer2.0.conv1.weight");
+    file.push(("wat".into(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap()));
+    weights::save_pth(&path, &file).unwrap();
+    let message = Model::load(&path, &Device::Cpu, &Context::new()).unwrap_err().to_string();
+    assert!(message.contains("layers f.3 to f.6 have") || message.contains("missing f.4.0.conv1.weight"), "{message}");
 }
