@@ -77,28 +77,25 @@ fn signalled(folder: &Path, signal: &str, events: usize) -> Ended {
     child.wait_with_output().unwrap().into()
 }
 
-/// Kills at random moments, in the middle of steps, tests, checkpoints and starts, each time with other threads.
+/// Runs `typed` to its end, and once more with `parts` of it killed at random moments (in the middle of steps, tests, checkpoints and
+/// starts) within `most` of their start, each with other threads: both must end in the same bits.
 #[cfg(unix)]
-#[test]
-fn killed_at_random_moments_it_ends_in_the_same_bits() {
-    // Checkpoints all the time, so that many a kill finds one half written.
-    let flags = "--accumulate 2 --checkpoint-minutes 0.0005 --log-every 1 --keep 3";
+fn killed(typed: &str, parts: u64, most: Duration) {
     let dir = tempfile::tempdir().unwrap();
-    let whole = dir.path().join("whole");
-    let expected = result(&format!("{SMALL} {flags} --run {}", whole.display()));
-    let folder = dir.path().join("killed");
+    let [whole, folder] = ["whole", "killed"].map(|name| dir.path().join(name));
+    let expected = result(&format!("{typed} --run {}", whole.display()));
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let mut random = seed;
     let mut kills = 0;
-    for part in 0..12 {
+    for part in 0..parts {
         let arguments = if folder.join("config.toml").exists() {
             format!("pretrain --resume --run {} --threads {}", folder.display(), 1 + part % 3)
         } else {
-            format!("{SMALL} {flags} --run {}", folder.display())
+            format!("{typed} --run {}", folder.display())
         };
         let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        sleep(Duration::from_millis(40 + (random >> 33) % 700));
+        sleep(Duration::from_millis(40 + (random >> 33) % most.as_millis() as u64));
         let signal = if part % 4 == 3 { "TERM" } else { "KILL" };
         if child.try_wait().unwrap().is_none() {
             send(signal, &child);
@@ -106,7 +103,7 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
         }
         child.wait().unwrap();
     }
-    assert!(kills >= 3, "seed {seed}: only {kills} kills found it alive");
+    assert!(kills >= parts / 4, "seed {seed}: only {kills} kills found it alive");
     let object = result(&format!("pretrain --resume --run {}", folder.display()));
     for field in ["loss", "steps", "knn_top1", "knn_top1_random", "knn"] {
         assert_eq!(object[field], expected[field], "{field}, seed {seed}");
@@ -114,6 +111,30 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
     assert!(end_of(&folder) == end_of(&whole), "seed {seed}: other weights or metrics after {kills} kills");
     let left: Vec<_> = fs::read_dir(folder.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with("part")), "{left:?}");
+}
+
+/// Checkpoints all the time, so that many a kill finds one half written.
+#[cfg(unix)]
+const BUSY: &str = "--accumulate 2 --checkpoint-minutes 0.0005 --log-every 1 --keep 3";
+
+#[cfg(unix)]
+#[test]
+fn killed_at_random_moments_it_ends_in_the_same_bits() {
+    killed(&format!("{SMALL} {BUSY}"), 12, Duration::from_millis(700));
+}
+
+/// By hand: `cargo test --release -p simclr-train --test survival -- --ignored`, some minutes.
+#[cfg(unix)]
+#[test]
+#[ignore = "a long campaign"]
+fn killed_two_hundred_times_it_ends_in_the_same_bits() {
+    let typed =
+        "pretrain --data shapes --subset 2000 --width 16 --batch 50 --epochs 12 --knn-every 1 --checkpoint-every 1";
+    killed(
+        &format!("{typed} {BUSY} --optimizer lars --lr 0.5 --schedule cosine --warmup 2"),
+        200,
+        Duration::from_millis(1200),
+    );
 }
 
 /// A limit on the size of files is to the program what a full disk is: a write that fails in the middle.

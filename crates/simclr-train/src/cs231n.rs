@@ -191,7 +191,7 @@ impl Experiment {
             linear_epochs: arguments.linear_epochs.unwrap_or(self.linear_epochs),
             linear_batch: arguments.linear_batch.unwrap_or(self.linear_batch),
             batch_statistics: arguments.batch_statistics || self.batch_statistics,
-            training: self.training.overridden(&arguments.training())?,
+            training: self.training.overridden(&arguments.training())?.resolved(),
             program: self.program,
         })
     }

@@ -159,9 +159,13 @@ impl Metrics {
         Ok(Self { path, file, events, count: kept.len() as u64 })
     }
 
-    /// Events in the files.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
+    /// How many events there are, all of them on the disk: a checkpoint that counts on them is written after this.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub(crate) fn flushed(&self) -> anyhow::Result<u64> {
+        self.file.sync_data().with_context(|| self.path.display().to_string())?;
+        Ok(self.count)
     }
 
     /// Adds a line.
@@ -223,7 +227,7 @@ mod tests {
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"event\":\"epo").unwrap();
         let mut metrics = Metrics::open(&run, 3).unwrap();
         metrics.add(&epoch(9)).unwrap();
-        assert_eq!(metrics.count(), 4);
+        assert_eq!(metrics.flushed().unwrap(), 4);
         assert_eq!(read(&path).unwrap(), [1, 2, 3, 9].map(epoch));
         // The file of events is the one that would have been written without the interruption.
         let other = tempfile::tempdir().unwrap();

@@ -26,6 +26,7 @@ use crate::{Ending, Usage, preset};
 
 /// `simclr-train` without a command, and `simclr-train pretrain`.
 pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Output) -> anyhow::Result<Ending> {
+    let quick = quick && arguments.preset.is_none() && arguments.config.is_none();
     let saved = match (&arguments.run, arguments.resume) {
         (Some(path), true) => RunFolder::open(path)?,
         _ => None,
@@ -175,7 +176,7 @@ pub(crate) fn stage(
 /// What the preset, the file and the flags come to, over the settings of the run that goes on or the defaults; and what of it
 /// was asked for.
 fn put_together(arguments: &PretrainArguments, quick: bool, saved: Option<&Config>) -> anyhow::Result<(Config, Given)> {
-    let preset = arguments.preset.as_deref().or((quick && arguments.config.is_none()).then_some(preset::QUICK));
+    let preset = arguments.preset.as_deref().or(quick.then_some(preset::QUICK));
     let data_dir = arguments.data.data_dir.clone().unwrap_or_else(|| Config::default().data_dir);
     let mut draft = match (saved, preset) {
         // The preset of a run is among its settings: it is only asked for again if somebody types it again.

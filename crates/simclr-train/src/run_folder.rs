@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use simclr_data::Bad;
@@ -55,7 +55,15 @@ impl RunFolder {
         let cannot = || path.display().to_string();
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(cannot)?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        // Whoever asks for the status of the run has the lock for a moment.
+        for _ in 0..3 {
+            if matches!(locked, Err(TryLockError::WouldBlock)) {
+                std::thread::sleep(Duration::from_millis(50));
+                locked = file.try_lock();
+            }
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let (path, owner) = (self.path.display(), owner(&mut file));
@@ -71,8 +79,8 @@ impl RunFolder {
 
     /// Whether a process is working on the run, and which, as ` (process 7)`.
     pub(crate) fn worker(&self) -> Option<String> {
-        let mut file = File::options().read(true).write(true).open(self.lock_file()).ok()?;
-        match file.try_lock() {
+        let mut file = File::open(self.lock_file()).ok()?;
+        match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(owner(&mut file)),
             _ => None,
         }

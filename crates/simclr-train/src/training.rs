@@ -283,7 +283,7 @@ impl<'a> Training<'a> {
     }
 
     pub(crate) fn save(&mut self) -> anyhow::Result<PathBuf> {
-        self.state.events = self.metrics.count();
+        self.state.events = self.metrics.flushed()?;
         let path = self.checkpoints.save(&self.model, &self.optimizer, &self.state)?;
         self.kept = Instant::now();
         Ok(path)
