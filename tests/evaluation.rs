@@ -23,6 +23,51 @@ fn experiment(dir: &Path, run: &Path) -> String {
 }
 
 #[test]
+fn logistic_regression_reads_classes_from_features_that_are_made_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    result(&format!("pretrain --data shapes --subset 256 --width 4 --batch 32 --epochs 1 --run {}", folder.display()));
+    let out = dir.path().join("linear.json");
+    let typed = format!("linear --checkpoint {} --labels 5-per-class --draws 2", folder.display());
+    let object = result(&format!("{typed} --out {}", out.display()));
+    assert_eq!(
+        (&object["method"], &object["labels"], &object["queries"]),
+        (&"lbfgs".into(), &50.into(), &2_000.into())
+    );
+    for result in [&object, &object["raw_pixels"], &object["random_encoder"]] {
+        assert!(0.1 < number(result, "top1") && number(result, "top1") < number(result, "top5"), "{result}");
+        assert!(number(result, "top1_std") > 0.0);
+        let draws = result["draws"].as_array().unwrap();
+        let mean = (number(&draws[0], "top1") + number(&draws[1], "top1")) / 2.0;
+        assert!((mean - number(result, "top1")).abs() < 1e-12);
+        assert_eq!(draws[0]["tried"].as_array().unwrap().len(), 10);
+        // 200 pictures of each class are asked about, by two classifiers.
+        let confusion = result["confusion"].as_array().unwrap();
+        let rows: Vec<u64> =
+            confusion.iter().map(|row| row.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum()).collect();
+        assert_eq!(rows, [400; 10]);
+        assert_eq!(result["per_class"].as_object().unwrap().len(), 10);
+    }
+    let written: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    let drawn = written["labelled_pictures"].as_array().unwrap();
+    assert!(drawn.len() == 2 && drawn[0] != drawn[1] && drawn[0].as_array().unwrap().len() == 50);
+    assert_eq!(result(&typed)["confusion"], object["confusion"], "the same command gives the same numbers");
+    let ended = run(&format!("{typed} --threads 1 --no-baselines"));
+    assert!(ended.stdout.contains(" ± ") && ended.stderr.contains("not a bit of it changed"), "{}", ended.stdout);
+    for (flags, part) in [
+        ("--method lbfgs --epochs 2", "belong to --method adam, but --method is lbfgs"),
+        ("--method sgd", "--method is sgd, expected lbfgs or adam"),
+        ("--method adam --draws 2", "--draws belongs to --method lbfgs"),
+        ("--draws 2 --labels 50%", "--labels 50% are the same in every draw"),
+        ("--draws 0", "--draws is 0"),
+    ] {
+        let ended = run(&format!("linear --checkpoint {} {flags}", folder.display()));
+        assert_eq!(ended.status, Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn linear_reads_classes_from_a_run() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");

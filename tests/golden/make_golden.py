@@ -27,7 +27,7 @@ def main() -> None:
         except ModuleNotFoundError as missing:
             sys.exit(
                 f"golden: this Python ({sys.executable}) has no module {missing.name!r}: the fixtures are made with "
-                "PyTorch, so it needs torch, torchvision, numpy, pillow and safetensors; choose another with --python"
+                "PyTorch, so it needs torch, torchvision, numpy, pillow, safetensors and scikit-learn; choose another with --python"
             )
 
 

@@ -85,6 +85,12 @@ pub enum EvalError {
         /// The epoch, from 1.
         epoch: u64,
     },
+    /// A logistic regression did not come to its end.
+    #[error("the logistic regression found no solution: {reason}")]
+    Fit {
+        /// What its solver says.
+        reason: String,
+    },
     /// The pictures could not be read.
     #[error(transparent)]
     Data(#[from] simclr_data::DataError),

@@ -9,7 +9,7 @@ use crate::error::EvalError;
 /// One feature vector and one class for every picture of a set.
 #[derive(Clone, Debug)]
 pub struct Features {
-    /// `[n, d]`, f32, on the CPU; rows of unit length, so that products of rows are cosines.
+    /// `[n, d]`, f32, on the CPU; of [`embed`] rows of unit length, so that products of rows are cosines.
     pub vectors: Tensor,
     /// The class of every picture.
     pub labels: Vec<u32>,
@@ -23,6 +23,21 @@ pub struct Features {
 /// [`EvalError::Unlabelled`] naming a picture without class, [`EvalError::Empty`] for a set without pictures, and what
 /// reading and encoding report.
 pub fn embed(
+    encode: impl FnMut(&Tensor) -> Result<Tensor>,
+    set: &dyn Pictures,
+    transform: &TestTransform,
+    batch: usize,
+    progress: impl FnMut(usize),
+) -> std::result::Result<Features, EvalError> {
+    let Features { vectors, labels } = self::encode(encode, set, transform, batch, progress)?;
+    Ok(Features { vectors: l2_normalize::forward(&Context::new(), &vectors)?.0, labels })
+}
+
+/// [`embed`] with the features as they are.
+///
+/// # Errors
+/// As [`embed`].
+pub fn encode(
     mut encode: impl FnMut(&Tensor) -> Result<Tensor>,
     set: &dyn Pictures,
     transform: &TestTransform,
@@ -31,14 +46,13 @@ pub fn embed(
 ) -> std::result::Result<Features, EvalError> {
     let mut vectors = Vec::new();
     let mut labels = Vec::with_capacity(set.len());
-    let ctx = Context::new();
     for batch in batches(set, transform, batch) {
         let batch = batch?;
         for (&index, label) in batch.indices.iter().zip(&batch.labels) {
             labels.push(label.ok_or_else(|| EvalError::Unlabelled { set: set.name().to_owned(), index })?);
         }
         let features = encode(&batch.pictures)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-        vectors.push(l2_normalize::forward(&ctx, &features)?.0);
+        vectors.push(features);
         progress(batch.indices.len());
     }
     if vectors.is_empty() {

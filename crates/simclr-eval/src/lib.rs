@@ -1,20 +1,27 @@
 //! What an encoder's features are good for.
 //!
 //! [`embed`] turns a set of pictures into [`Features`]; [`knn`] says how well the nearest neighbours of one set's features
-//! tell the classes of another's. [`agreement`] and [`spread`] say how embeddings lie, without labels. [`linear`] trains one linear layer on the features of a [`FeatureExtractor`]. Nothing here
+//! tell the classes of another's. [`agreement`] and [`spread`] say how embeddings lie, without labels. [`linear`] trains one linear layer on the features of a [`FeatureExtractor`] as they come, [`sweep`] a logistic
+//! regression on features that are known ([`encode`]). Nothing here
 //! changes an encoder's parameters.
 
+mod confusion;
 mod error;
 mod extractor;
 mod features;
 mod geometry;
 mod knn;
 mod linear;
+mod logistic;
 mod ranking;
+mod sweep;
 
+pub use confusion::Confusion;
 pub use error::EvalError;
 pub use extractor::{BatchStatistics, FeatureExtractor, RawPixels};
-pub use features::{Features, embed, raw_pixels};
+pub use features::{Features, embed, encode, raw_pixels};
 pub use geometry::{Agreement, Spread, agreement, spread};
 pub use knn::{KnnProtocol, KnnResult, knn};
 pub use linear::{LinearConfig, LinearEpoch, LinearEvent, LinearResult, Score, linear};
+pub use logistic::{Logistic, LogisticConfig};
+pub use sweep::{Swept, fits, sweep};

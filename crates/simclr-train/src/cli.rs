@@ -70,8 +70,8 @@ pub(crate) enum Command {
     Knn(KnnArguments),
     /// Train one linear layer on a frozen encoder's features and test it
     ///
-    /// Raw pixels and a random encoder are evaluated beside it. The defaults are the course's: labels of the first tenth of the
-    /// training pictures, ten epochs of Adam.
+    /// Raw pixels and a random encoder are evaluated beside it. It learns from the labels of the first tenth of the training
+    /// pictures, as the course does; `--method adam` is the course's training, ten epochs of Adam.
     Linear(LinearArguments),
     /// The course's experiment on CIFAR-10, start to end (Stanford CS231n, assignment 3)
     ///
@@ -349,6 +349,13 @@ pub(crate) struct LinearArguments {
     /// drawn by --seed (25-per-class) [default: 10%]
     #[arg(long, value_name = "CHOICE", help_heading = "Data")]
     pub(crate) labels: Option<String>,
+    /// Draw N-per-class labels so many times, from --seed on, and show mean and deviation [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub(crate) draws: Option<u64>,
+    /// lbfgs: logistic regression on features that are made once, its penalty chosen on held-out training labels; adam: the course's
+    /// training on augmented pictures [default: lbfgs, or adam if one of its flags is given]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub(crate) method: Option<String>,
     /// Passes over them [default: 10]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<u64>,

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use anyhow::ensure;
 use candle_core::Tensor;
 use simclr_data::{DataError, Pictures, Subset, TestTransform};
 use simclr_eval::{Features, KnnProtocol, KnnResult};
-use simclr_model::Model;
+use simclr_model::{FrozenEncoder, Model};
 
 use crate::config::Config;
 use crate::output::Output;
 use crate::progress::Progress;
 
 /// Pictures that go through the encoder at once.
-const BATCH: usize = 128;
+pub(crate) const BATCH: usize = 128;
 
 /// Most pictures of the bank and of the queries while training: enough to choose by, cheap enough to repeat.
 const HELD_OUT_BANK: usize = 5_000;
@@ -159,6 +160,24 @@ fn labelled(set: &Arc<dyn Pictures>) -> Result<Option<Arc<dyn Pictures>>, DataEr
 pub(crate) fn sample_batch(set: &dyn Pictures, transform: &TestTransform) -> anyhow::Result<Tensor> {
     let batch = simclr_data::batches(set, transform, BATCH.min(set.len())).next();
     Ok(batch.ok_or_else(|| anyhow::anyhow!("{} has no pictures", set.name()))??.pictures)
+}
+
+/// Lets `run` evaluate an encoder, and proves that it is the same afterwards, to the bit.
+///
+/// # Errors
+/// If it is not, and what `run` reports.
+pub(crate) fn frozen<R>(
+    model: &Model,
+    title: &str,
+    output: &Output,
+    run: impl FnOnce(&FrozenEncoder<'_>) -> anyhow::Result<R>,
+) -> anyhow::Result<R> {
+    let before = model.fingerprint()?;
+    let result = run(&model.freeze())?;
+    let after = model.fingerprint()?;
+    ensure!(before == after, "the {title} encoder changed while it was evaluated: SHA-256 {before} became {after}");
+    output.say(format!("{title} encoder: frozen, not a bit of it changed (SHA-256 {after})"));
+    Ok(result)
 }
 
 /// How a protocol is written in a table.

@@ -19,6 +19,7 @@ mod fetch;
 mod interrupt;
 mod knn;
 mod linear;
+mod logistic;
 mod machine;
 mod meter;
 mod metrics;

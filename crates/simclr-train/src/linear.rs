@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use candle_core::DType;
 use serde_json::{Value, json};
 use simclr_data::{Labels, Pictures, Recipe, Subset, TestTransform, TrainTransform};
@@ -15,7 +15,8 @@ use simclr_ops::Context;
 use crate::cli::LinearArguments;
 use crate::config::Config;
 use crate::data_sets::Place;
-use crate::evaluate::KnnSets;
+use crate::evaluate::{KnnSets, frozen};
+use crate::logistic::LogisticTest;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::report::Table;
@@ -56,11 +57,6 @@ impl LinearTest {
         Ok(Self { train, chosen, test, train_transform, test_transform, config, batch_statistics })
     }
 
-    /// Pictures whose labels are learned from.
-    pub(crate) fn labels(&self) -> usize {
-        self.train.len()
-    }
-
     /// The pixels themselves.
     pub(crate) fn raw_pixels(&self, output: &Output) -> anyhow::Result<LinearResult> {
         self.run(&RawPixels, "raw pixels", output)
@@ -73,12 +69,7 @@ impl LinearTest {
         if self.batch_statistics {
             return self.run(&BatchStatistics(model), title, output);
         }
-        let before = model.fingerprint()?;
-        let result = self.run(&model.freeze(), title, output)?;
-        let after = model.fingerprint()?;
-        ensure!(before == after, "the {title} encoder changed while it was evaluated: SHA-256 {before} became {after}");
-        output.say(format!("{title} encoder: frozen, not a bit of it changed (SHA-256 {after})"));
-        Ok(result)
+        frozen(model, title, output, |encoder| self.run(encoder, title, output))
     }
 
     fn run(&self, extractor: &dyn FeatureExtractor, title: &str, output: &Output) -> anyhow::Result<LinearResult> {
@@ -108,27 +99,22 @@ impl LinearTest {
 
 /// Evaluates a checkpoint, with raw pixels and a random encoder beside it.
 pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::Result<Ending> {
+    let is_fast = match arguments.method.as_deref() {
+        None => !arguments.asks_for_adam(),
+        Some("lbfgs") if arguments.asks_for_adam() => {
+            let flags = "--epochs, --batch, --lr, --weight-decay and --batch-statistics belong to --method adam";
+            return Err(Usage(format!("{flags}, but --method is lbfgs")).into());
+        }
+        Some("lbfgs") => true,
+        Some("adam") => false,
+        Some(other) => return Err(Usage(format!("--method is {other}, expected lbfgs or adam")).into()),
+    };
+    if !is_fast && arguments.draws.is_some() {
+        return Err(Usage("--draws belongs to --method lbfgs, but --method is adam".into()).into());
+    }
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
     let Config { data, subset, .. } = settings.clone();
-    let course = LinearConfig::COURSE;
-    let config = LinearConfig {
-        epochs: arguments.epochs.unwrap_or(course.epochs),
-        batch: arguments.batch.unwrap_or(course.batch),
-        learning_rate: arguments.lr.unwrap_or(course.learning_rate),
-        weight_decay: arguments.weight_decay.unwrap_or(course.weight_decay),
-        seed: arguments.seed.unwrap_or(course.seed),
-    };
-    Config {
-        epochs: config.epochs,
-        learning_rate: config.learning_rate,
-        weight_decay: config.weight_decay,
-        subset,
-        ..Config::default()
-    }
-    .validate()?;
-    if config.batch == 0 {
-        return Err(Usage("--batch is 0, expected at least 1".into()).into());
-    }
+    let config = arguments.training(subset)?;
     let labels = labels(arguments.labels.as_deref().unwrap_or("10%"))?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
@@ -140,41 +126,123 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     else {
         bail!("{data} has no labels, and a linear layer learns them");
     };
-    let test = LinearTest::new(&train, labels, test, &settings, config, arguments.batch_statistics)?;
-
-    let mut results = Vec::new();
-    if !arguments.no_baselines {
-        let random = Model::new(model.config(), config.seed, DType::F32, &device, &Context::new())?;
-        results.push(("raw pixels", test.raw_pixels(output)?));
-        results.push(("random encoder", test.encoder(&random, "random", output)?));
-    }
+    let random = Model::new(model.config(), config.seed, DType::F32, &device, &Context::new())?;
     let fingerprint = model.fingerprint()?;
-    let result = test.encoder(&model, "trained", output)?;
-
-    let mut object = to_json(&result);
+    let evaluated = if is_fast {
+        let draws = (arguments.draws.unwrap_or(1), config.seed);
+        let test = LogisticTest::new(&train, labels, test, &settings, draws)?;
+        evaluate(
+            !arguments.no_baselines,
+            |encoder| match encoder {
+                Encoder::RawPixels => test.raw_pixels(output),
+                Encoder::Random => test.encoder(&random, "random", output),
+                Encoder::Trained => test.encoder(&model, "trained", output),
+            },
+            |result| (result.to_json(train.classes()), result.cells()),
+            json!(test.chosen()),
+        )?
+    } else {
+        let test = LinearTest::new(&train, labels, test, &settings, config, arguments.batch_statistics)?;
+        let percent = |x: f64| format!("{:.2} %", 100.0 * x);
+        evaluate(
+            !arguments.no_baselines,
+            |encoder| match encoder {
+                Encoder::RawPixels => test.raw_pixels(output),
+                Encoder::Random => test.encoder(&random, "random", output),
+                Encoder::Trained => test.encoder(&model, "trained", output),
+            },
+            |result| (to_json(result), [percent(result.last().top1), percent(result.last().top5)]),
+            json!(test.chosen),
+        )?
+    };
+    let Evaluated { mut object, rows, chosen } = evaluated;
+    object["method"] = json!(if is_fast { "lbfgs" } else { "adam" });
     object["data"] = json!(data);
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
     object["labels_choice"] = json!(labels.to_string());
     object["batch_statistics"] = json!(arguments.batch_statistics);
-    for (name, baseline) in &results {
-        object[name.replace(' ', "_")] = to_json(baseline);
-    }
-    results.push(("trained", result));
     if let Some(path) = &arguments.out {
         // A file has room for the pictures themselves, counted from 0 in the training split.
         let mut object = object.clone();
-        object["labelled_pictures"] = json!(test.chosen);
+        object["labelled_pictures"] = chosen;
         write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
     }
-    let percent = |x: f64| format!("{:.2} %", 100.0 * x);
-    let rows = results.iter().map(|(name, result)| {
-        let Score { top1, top5, .. } = result.last();
-        vec![(*name).to_owned(), percent(top1), percent(top5)]
-    });
-    let columns = [format!("{data}, linear on {} labels", test.labels()), "top-1".into(), "top-5".into()];
-    output.result(Table { columns: columns.into(), rows: rows.collect() }.text(), &object);
+    let count = object["labels"].clone();
+    let columns = [format!("{data}, linear on {count} labels"), "top-1".into(), "top-5".into()];
+    output.result(Table { columns: columns.into(), rows }.text(), &object);
     Ok(Ending::Done)
+}
+
+/// What gives the features.
+#[derive(Clone, Copy)]
+enum Encoder {
+    RawPixels,
+    Random,
+    Trained,
+}
+
+/// What there is to say of all encoders.
+struct Evaluated {
+    /// That of the trained one, with the baselines in it.
+    object: Value,
+    rows: Vec<Vec<String>>,
+    chosen: Value,
+}
+
+/// Tests the trained encoder, after the baselines if they are wanted; `told` is a result as JSON, and its top-1 and top-5.
+fn evaluate<R>(
+    baselines: bool,
+    test: impl Fn(Encoder) -> anyhow::Result<R>,
+    told: impl Fn(&R) -> (Value, [String; 2]),
+    chosen: Value,
+) -> anyhow::Result<Evaluated> {
+    let (mut rows, mut others) = (Vec::new(), Vec::new());
+    let mut row = |name: &str, encoder| -> anyhow::Result<Value> {
+        let (object, [top1, top5]) = told(&test(encoder)?);
+        rows.push(vec![name.to_owned(), top1, top5]);
+        Ok(object)
+    };
+    if baselines {
+        for (name, encoder) in [("raw pixels", Encoder::RawPixels), ("random encoder", Encoder::Random)] {
+            others.push((name.replace(' ', "_"), row(name, encoder)?));
+        }
+    }
+    let mut object = row("trained", Encoder::Trained)?;
+    others.into_iter().for_each(|(name, other)| object[name] = other);
+    Ok(Evaluated { object, rows, chosen })
+}
+
+impl LinearArguments {
+    /// Whether something is said that only the course's way has.
+    fn asks_for_adam(&self) -> bool {
+        let Self { epochs, batch, lr, weight_decay, batch_statistics, .. } = self;
+        epochs.is_some() || batch.is_some() || lr.is_some() || weight_decay.is_some() || *batch_statistics
+    }
+
+    /// The course's training with what was typed in its place.
+    fn training(&self, subset: Option<usize>) -> Result<LinearConfig, Usage> {
+        let course = LinearConfig::COURSE;
+        let config = LinearConfig {
+            epochs: self.epochs.unwrap_or(course.epochs),
+            batch: self.batch.unwrap_or(course.batch),
+            learning_rate: self.lr.unwrap_or(course.learning_rate),
+            weight_decay: self.weight_decay.unwrap_or(course.weight_decay),
+            seed: self.seed.unwrap_or(course.seed),
+        };
+        Config {
+            epochs: config.epochs,
+            learning_rate: config.learning_rate,
+            weight_decay: config.weight_decay,
+            subset,
+            ..Config::default()
+        }
+        .validate()?;
+        match config.batch {
+            0 => Err(Usage("--batch is 0, expected at least 1".into())),
+            _ => Ok(config),
+        }
+    }
 }
 
 /// What `--labels` means.

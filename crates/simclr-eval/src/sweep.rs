@@ -1,0 +1,148 @@
+//! The strength of the penalty of a logistic regression, chosen without the test set.
+
+use candle_core::Tensor;
+use simclr_ops::random::stream;
+
+use crate::confusion::Confusion;
+use crate::error::EvalError;
+use crate::logistic::{Logistic, LogisticConfig};
+
+/// First counter of the stream that the held-out pictures are drawn from.
+const HELD_OUT: u64 = u64::from_be_bytes(*b"heldout\0");
+
+/// Inverse strengths that are tried, from strong to weak.
+const STRENGTHS: [f64; 10] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4];
+
+/// The share of every class that the strengths are judged by.
+const SHARE: f64 = 0.2;
+
+/// A classifier and how its strength was chosen.
+#[derive(Clone, Debug)]
+pub struct Swept {
+    /// Fitted to all training pictures.
+    pub classifier: Logistic,
+    /// The inverse strength of its penalty.
+    pub strength: f64,
+    /// Accuracy of every strength that was tried on training pictures that it did not see; empty where there were too few to
+    /// hold some out.
+    pub tried: Vec<(f64, f64)>,
+}
+
+/// Fits a logistic regression to all rows, with the strength that classifies a held-out fifth of every class best when fitted to
+/// the rest; of equal ones, the strongest penalty.
+///
+/// `progress` hears of every fit, of which there are [`fits`] at most.
+///
+/// # Shapes
+/// As [`Logistic::fit`].
+///
+/// # Errors
+/// As [`Logistic::fit`].
+pub fn sweep(
+    features: &Tensor,
+    labels: &[u32],
+    classes: usize,
+    seed: u64,
+    progress: &mut dyn FnMut(),
+) -> Result<Swept, EvalError> {
+    let config = |strength| LogisticConfig { strength, ..LogisticConfig::default() };
+    let mut tried = Vec::new();
+    if let Some((fit_on, judge_by)) = split(labels, classes, seed) {
+        let part = |rows: &[u32]| -> Result<(Tensor, Vec<u32>), EvalError> {
+            let index = Tensor::new(rows, features.device())?;
+            Ok((features.index_select(&index, 0)?, rows.iter().map(|&row| labels[row as usize]).collect()))
+        };
+        let (fit_features, fit_labels) = part(&fit_on)?;
+        let (judge_features, judge_labels) = part(&judge_by)?;
+        let mut last: Option<Logistic> = None;
+        for strength in STRENGTHS {
+            // A weaker penalty begins where a stronger one ended.
+            let fitted = Logistic::fit(&fit_features, &fit_labels, classes, &config(strength), last.as_ref())?;
+            let accuracy = Confusion::of_scores(&fitted.scores(&judge_features)?, &judge_labels)?.top1();
+            tried.push((strength, accuracy));
+            last = Some(fitted);
+            progress();
+        }
+    }
+    let better = |best: (f64, f64), next: (f64, f64)| if next.1 > best.1 { next } else { best };
+    let strength = tried.iter().copied().reduce(better).map_or(1.0, |(strength, _)| strength);
+    let classifier = Logistic::fit(features, labels, classes, &config(strength), None)?;
+    progress();
+    Ok(Swept { classifier, strength, tried })
+}
+
+/// Fits that a [`sweep`] takes at most.
+pub const fn fits() -> usize {
+    STRENGTHS.len() + 1
+}
+
+/// Rows to fit to and rows to judge by, of every class a fifth; none if no class has two.
+fn split(labels: &[u32], classes: usize, seed: u64) -> Option<(Vec<u32>, Vec<u32>)> {
+    let mut of_class = vec![Vec::new(); classes];
+    for (row, &label) in labels.iter().enumerate() {
+        of_class.get_mut(label as usize)?.push(row as u32);
+    }
+    let (mut fit_on, mut judge_by) = (Vec::new(), Vec::new());
+    for (class, mut rows) in of_class.into_iter().enumerate() {
+        stream(seed, [HELD_OUT, class as u64, 0]).shuffle(&mut rows);
+        let held_out = if rows.len() < 2 { 0 } else { ((rows.len() as f64 * SHARE).round() as usize).max(1) };
+        judge_by.extend(rows.drain(..held_out));
+        fit_on.extend(rows);
+    }
+    fit_on.sort_unstable();
+    judge_by.sort_unstable();
+    (!judge_by.is_empty()).then_some((fit_on, judge_by))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn a_fifth_of_every_class_is_held_out() {
+        let labels: Vec<u32> = (0..100).map(|i| i % 4).collect();
+        let (fit_on, judge_by) = split(&labels, 4, 7).unwrap();
+        assert_eq!((fit_on.len(), judge_by.len()), (80, 20));
+        for class in 0..4 {
+            assert_eq!(judge_by.iter().filter(|&&row| labels[row as usize] == class).count(), 5);
+        }
+        let mut all: Vec<u32> = fit_on.iter().chain(&judge_by).copied().collect();
+        all.sort_unstable();
+        assert!(all.iter().enumerate().all(|(i, &row)| i as u32 == row));
+        assert_eq!(split(&labels, 4, 7), Some((fit_on.clone(), judge_by)));
+        assert_ne!(split(&labels, 4, 8).unwrap().0, fit_on, "the seed decides which");
+        assert_eq!(split(&[0, 1, 2], 3, 0), None, "one of each is too few");
+    }
+
+    #[test]
+    fn noise_wants_a_stronger_penalty_than_signal() {
+        let mut draws = stream(3, [0, 0, 0]);
+        // Two classes; one column tells them apart, or thirty columns of noise surround it.
+        let mut rows = |columns: usize, distance: f64| {
+            let numbers: Vec<f32> = (0..120 * columns)
+                .map(|i| {
+                    let sign = if (i / columns).is_multiple_of(2) { 1.0 } else { -1.0 };
+                    (draws.normal() + if i % columns == 0 { sign * distance } else { 0.0 }) as f32
+                })
+                .collect();
+            Tensor::from_vec(numbers, (120, columns), &Device::Cpu).unwrap()
+        };
+        let (clear, noisy) = (rows(1, 3.0), rows(60, 1.0));
+        let labels: Vec<u32> = (0..120).map(|i| i % 2).collect();
+        let mut count = 0;
+        let swept = sweep(&clear, &labels, 2, 0, &mut || count += 1).unwrap();
+        assert_eq!((count, swept.tried.len()), (fits(), 10));
+        let accuracy = |swept: &Swept, features: &Tensor| {
+            Confusion::of_scores(&swept.classifier.scores(features).unwrap(), &labels).unwrap().top1()
+        };
+        assert!(accuracy(&swept, &clear) > 0.99);
+        let swept = sweep(&noisy, &labels, 2, 0, &mut || ()).unwrap();
+        let best = swept.tried.iter().map(|(_, accuracy)| *accuracy).fold(0.0, f64::max);
+        let strongest = swept.tried.iter().find(|(_, accuracy)| *accuracy == best).unwrap().0;
+        assert!(swept.strength == strongest && strongest < 1e3, "{:?}", swept.tried);
+        assert!(best < 1.0 && best > 0.6, "some of the noise cannot be known: {:?}", swept.tried);
+        let one = Tensor::new(&[[1f32], [-1.0]], &Device::Cpu).unwrap();
+        assert!(sweep(&one, &[0, 1], 2, 0, &mut || ()).unwrap().tried.is_empty());
+    }
+}
