@@ -20,6 +20,7 @@ fn every_benchmark_has_its_fields() {
     let step = [
         "arch",
         "batch",
+        "chunk",
         "device",
         "gflops",
         "pairs_per_s",
@@ -34,6 +35,8 @@ fn every_benchmark_has_its_fields() {
     let infer = ["arch", "batch", "device", "images_per_s", "peak_mib", "precision", "s_per_batch", "threads", "width"];
     measured(&format!("bench infer {model}"), &infer, &["images_per_s", "s_per_batch"]);
     let loss = ["batch", "dim", "form", "peak_mib_above_start", "s", "threads"];
+    let knn = ["bank", "dim", "gflops", "k", "peak_mib_above_start", "queries", "s", "threads"];
+    measured("bench knn --bank 300 --queries 50 --dim 8 --k 7 --steps 1 --threads 1", &knn, &["s", "gflops"]);
     measured("bench loss --batch 16 --dim 8 --steps 1 --threads 1", &loss, &["s"]);
     for threads in [1, 2] {
         let data = if threads == 2 { "--data shapes --subset 64" } else { "" };

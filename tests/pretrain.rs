@@ -71,6 +71,13 @@ fn a_run_trains_evaluates_and_reports() {
         "the saved encoder is the trained one"
     );
     assert_eq!((&again["bank"], &again["queries"], &again["k"]), (&512.into(), &2_000.into(), &200.into()));
+    let confusion = again["confusion"].as_array().unwrap();
+    let right: u64 = (0..10).map(|class| confusion[class][class].as_u64().unwrap()).sum();
+    assert!((right as f64 / 2_000.0 - again["top1"].as_f64().unwrap()).abs() < 1e-12, "{again}");
+    assert_eq!(again["per_class"].as_object().unwrap().len(), 10);
+    for (name, baseline) in [("raw_pixels", "raw_pixels"), ("random_encoder", "random")] {
+        assert_eq!(again[name][0]["top1"], object["knn"][baseline][0]["top1"], "{name}");
+    }
     // The file of the best checkpoint and a bare weights file work too.
     for checkpoint in ["checkpoints/best", "checkpoints/step-00000024/model.safetensors"] {
         let path = folder.join(checkpoint);

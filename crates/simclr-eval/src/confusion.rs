@@ -49,6 +49,15 @@ impl Confusion {
         self.hits.add(rank(scores, label));
     }
 
+    /// Counts the pictures of another, of the same classes, too.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, row) in self.counts.iter_mut().zip(&other.counts) {
+            sum.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
+        }
+        self.hits.top1 += other.hits.top1;
+        self.hits.top5 += other.hits.top5;
+    }
+
     /// All pictures.
     pub fn total(&self) -> u64 {
         self.counts.iter().flatten().sum()

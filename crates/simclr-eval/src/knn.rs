@@ -6,9 +6,9 @@ use candle_core::DType;
 use rayon::prelude::*;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
+use crate::confusion::Confusion;
 use crate::error::EvalError;
 use crate::features::Features;
-use crate::ranking::{Hits, rank};
 
 /// Queries and bank rows of a tile of similarities: 1 MiB, whatever the size of the sets.
 const TILE_QUERIES: usize = 64;
@@ -32,7 +32,7 @@ impl KnnProtocol {
 }
 
 /// Accuracy of a kNN test.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KnnResult {
     /// How it was voted.
     pub protocol: KnnProtocol,
@@ -44,6 +44,8 @@ pub struct KnnResult {
     pub bank: usize,
     /// Pictures that asked.
     pub queries: usize,
+    /// Which classes were taken for which.
+    pub confusion: Confusion,
 }
 
 /// Classifies `queries` by the votes of their nearest neighbours in `bank`, under each of `protocols`.
@@ -83,27 +85,27 @@ pub fn knn(
     }
     let most = protocols.iter().map(|protocol| protocol.k).max().unwrap_or(0);
 
-    // Of every tile of queries and every protocol: how many were right, and right among five.
+    // Of every tile of queries and every protocol: what they were taken for.
     let tiles = query_rows.par_chunks(TILE_QUERIES * d).zip(queries.labels.par_chunks(TILE_QUERIES));
-    let hits: Vec<Vec<Hits>> = tiles
+    let confusions: Vec<Vec<Confusion>> = tiles
         .map(|(rows, labels)| {
             let neighbours = nearest(rows, &bank_rows, d, most);
             let count = |protocol: &KnnProtocol| {
-                let mut hits = Hits::default();
+                let mut confusion = Confusion::new(classes);
                 for (neighbours, &label) in neighbours.iter().zip(labels) {
                     let votes = votes(&neighbours[..protocol.k], &bank.labels, classes, protocol.temperature);
-                    hits.add(rank(&votes, label as usize));
+                    confusion.add(&votes, label as usize);
                 }
-                hits
+                confusion
             };
             protocols.iter().map(count).collect()
         })
         .collect();
     let m = queries.labels.len();
     let result = |(i, &protocol): (usize, &KnnProtocol)| {
-        let share =
-            |count: fn(&Hits) -> usize| hits.iter().map(|tile| count(&tile[i])).sum::<usize>() as f64 / m as f64;
-        KnnResult { protocol, top1: share(|h| h.top1), top5: share(|h| h.top5), bank: n, queries: m }
+        let mut confusion = Confusion::new(classes);
+        confusions.iter().for_each(|tile| confusion.merge(&tile[i]));
+        KnnResult { protocol, top1: confusion.top1(), top5: confusion.top5(), bank: n, queries: m, confusion }
     };
     Ok(protocols.iter().enumerate().map(result).collect())
 }

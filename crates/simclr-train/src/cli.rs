@@ -9,8 +9,8 @@ use simclr_fetch::Origin;
 
 use crate::output::OutputArguments;
 pub(crate) use bench::{
-    BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchLossArguments,
-    BenchStepArguments,
+    BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchKnnArguments,
+    BenchLossArguments, BenchStepArguments,
 };
 
 /// SimCLR: learn picture features without labels, and see what they are good for
@@ -329,6 +329,9 @@ pub(crate) struct KnnArguments {
     /// Temperature of a vote exp(sim / t) [default: 0.5]
     #[arg(long, value_name = "T")]
     pub(crate) knn_temperature: Option<f64>,
+    /// Only the checkpoint, without raw pixels and a random encoder beside it
+    #[arg(long)]
+    pub(crate) no_baselines: bool,
     /// Write the result as JSON to a file too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) out: Option<PathBuf>,

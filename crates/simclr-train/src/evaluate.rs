@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::ensure;
 use candle_core::Tensor;
 use simclr_data::{DataError, Pictures, Subset, TestTransform};
-use simclr_eval::{Features, KnnProtocol, KnnResult};
+use simclr_eval::{Confusion, Features, KnnProtocol, KnnResult};
 use simclr_model::{FrozenEncoder, Model};
 
 use crate::config::Config;
@@ -188,9 +188,17 @@ pub(crate) fn describe(protocol: &KnnProtocol) -> String {
     }
 }
 
+/// Adds the accuracy of every class and the confusion matrix (row: the class, column: what it was taken for) to an object.
+pub(crate) fn add_classes(object: &mut serde_json::Value, confusion: &Confusion, classes: &[String]) {
+    let per_class: serde_json::Map<String, serde_json::Value> =
+        classes.iter().cloned().zip(confusion.per_class().into_iter().map(|share| serde_json::json!(share))).collect();
+    object["per_class"] = per_class.into();
+    object["confusion"] = serde_json::json!(confusion.counts);
+}
+
 /// A result as `--json` prints it.
 pub(crate) fn to_json(result: &KnnResult) -> serde_json::Value {
-    let KnnResult { protocol, top1, top5, bank, queries } = result;
+    let KnnResult { protocol, top1, top5, bank, queries, .. } = result;
     serde_json::json!({
         "top1": top1, "top5": top5, "k": protocol.k, "temperature": protocol.temperature, "bank": bank, "queries": queries,
     })

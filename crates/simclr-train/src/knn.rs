@@ -1,6 +1,7 @@
 //! `simclr-train knn`: evaluate a checkpoint.
 
 use anyhow::{Context as _, bail};
+use candle_core::DType;
 use serde_json::json;
 use simclr_data::Split;
 use simclr_model::Model;
@@ -10,7 +11,7 @@ use crate::checkpoint;
 use crate::cli::KnnArguments;
 use crate::config::Config;
 use crate::data_sets::Place;
-use crate::evaluate::{KnnSets, describe, to_json};
+use crate::evaluate::{KnnSets, add_classes, describe, frozen, to_json};
 use crate::output::Output;
 use crate::report::Table;
 use crate::run_folder::write_whole;
@@ -42,22 +43,42 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
         bail!("{data} has no labels, and kNN votes by them");
     };
     let protocols = sets.protocols(k, temperature, output);
-    let results = sets.test_model(&model, &protocols, "embedding", output)?;
+    let test = |model: &Model, title: &str| {
+        frozen(model, title, output, |encoder| {
+            sets.test(|pictures| encoder.features(pictures), &protocols, title, output)
+        })
+    };
+    let mut columns = Vec::new();
+    if !arguments.no_baselines {
+        let random = Model::new(model.config(), settings.seed, DType::F32, &device, &Context::new())?;
+        columns.push(("raw pixels", sets.test_raw_pixels(&protocols, output)?));
+        columns.push(("random encoder", test(&random, "random")?));
+    }
+    let fingerprint = model.fingerprint()?;
+    let results = test(&model, "trained")?;
 
     let mut object = to_json(&results[0]);
+    add_classes(&mut object, &results[0].confusion, bank.classes());
     object["checkpoint"] = json!(weights);
+    object["encoder_sha256"] = json!(fingerprint);
     object["data"] = json!(data);
     object["protocols"] = results.iter().map(to_json).collect();
+    for (name, results) in &columns {
+        object[name.replace(' ', "_")] = results.iter().map(to_json).collect();
+    }
     if let Some(path) = &arguments.out {
         write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
     }
+    columns.push(("trained", results));
     let percent = |x: f64| format!("{:.2} %", 100.0 * x);
-    let rows = results.iter().map(|r| vec![describe(&r.protocol), percent(r.top1), percent(r.top5)]).collect();
-    let columns = [
-        format!("{data}, {} pictures against {}", results[0].queries, results[0].bank),
-        "top-1".into(),
-        "top-5".into(),
-    ];
-    output.result(Table { columns: columns.into(), rows }.text(), &object);
+    let rows = protocols.iter().enumerate().map(|(i, protocol)| {
+        let cells =
+            columns.iter().map(|(_, results)| format!("{} / {}", percent(results[i].top1), percent(results[i].top5)));
+        std::iter::once(describe(protocol)).chain(cells).collect()
+    });
+    let rows = rows.collect();
+    let asked = format!("{data}, top-1 / top-5 of {} pictures against {}", sets.queries.len(), sets.bank.len());
+    let columns = std::iter::once(asked).chain(columns.iter().map(|(name, _)| (*name).to_owned())).collect();
+    output.result(Table { columns, rows }.text(), &object);
     Ok(Ending::Done)
 }

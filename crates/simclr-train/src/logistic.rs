@@ -11,7 +11,7 @@ use simclr_model::Model;
 
 use crate::Usage;
 use crate::config::Config;
-use crate::evaluate::{BATCH, frozen};
+use crate::evaluate::{BATCH, add_classes, frozen};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -131,27 +131,18 @@ impl LogisticResult {
     /// A result as `--json` prints it: means over the draws, and the confusion of all of them together.
     pub(crate) fn to_json(&self, classes: &[String]) -> Value {
         let [(top1, top1_std), (top5, top5_std)] = self.accuracies();
-        let mut confusion = vec![vec![0; classes.len()]; classes.len()];
-        for (_, one) in &self.draws {
-            for (sum, row) in confusion.iter_mut().zip(&one.counts) {
-                sum.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
-            }
-        }
-        let share = |(class, row): (usize, &Vec<u64>)| match row.iter().sum::<u64>() {
-            0 => Value::Null,
-            total => json!(row[class] as f64 / total as f64),
-        };
-        let per_class = confusion.iter().enumerate().map(share);
-        let per_class: serde_json::Map<String, Value> = classes.iter().cloned().zip(per_class).collect();
+        let mut confusion = Confusion::new(classes.len());
+        self.draws.iter().for_each(|(_, one)| confusion.merge(one));
         let draws: Vec<Value> = self.draws.iter().map(|(swept, one)| {
             let tried: Vec<Value> =
                 swept.tried.iter().map(|(strength, top1)| json!({ "c": strength, "held_out_top1": top1 })).collect();
             json!({ "top1": one.top1(), "top5": one.top5(), "c": swept.strength, "iterations": swept.classifier.iterations, "tried": tried })
         }).collect();
-        json!({
+        let mut object = json!({
             "top1": top1, "top1_std": top1_std, "top5": top5, "top5_std": top5_std, "labels": self.labels,
-            "queries": self.draws.first().map(|(_, confusion)| confusion.total()), "per_class": per_class,
-            "confusion": confusion, "draws": draws,
-        })
+            "queries": self.draws.first().map(|(_, confusion)| confusion.total()), "draws": draws,
+        });
+        add_classes(&mut object, &confusion, classes);
+        object
     }
 }

@@ -77,7 +77,7 @@ impl Monitor {
         let title = if self.is_course { "kNN test" } else { "held-out kNN" };
         let encoder = model.freeze();
         let (bank, queries) = sets.embed(|pictures| encoder.features(pictures), title, output)?;
-        let knn = sets.judge(&bank, &queries, &[self.protocol])?[0];
+        let knn = sets.judge(&bank, &queries, &[self.protocol])?.swap_remove(0);
         let (top1, top5) = (100.0 * knn.top1, 100.0 * knn.top5);
         output.say(match epoch {
             _ if self.is_course => format!("Test Epoch: [{epoch}/{epochs}] Acc@1:{top1:.2}% Acc@5:{top5:.2}%"),

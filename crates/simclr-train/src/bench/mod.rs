@@ -4,6 +4,7 @@ mod augment;
 mod breakdown;
 mod epoch;
 mod infer;
+mod knn;
 mod loss;
 mod step;
 
@@ -23,6 +24,7 @@ pub(crate) fn command(command: &BenchCommand, output: &Output) -> anyhow::Result
         BenchCommand::Infer(arguments) => infer::command(arguments, output),
         BenchCommand::Augment(arguments) => augment::command(arguments, output),
         BenchCommand::Loss(arguments) => loss::command(arguments, output),
+        BenchCommand::Knn(arguments) => knn::command(arguments, output),
         BenchCommand::Epoch(arguments) => epoch::command(arguments, output),
     }
 }

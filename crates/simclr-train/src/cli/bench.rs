@@ -15,6 +15,8 @@ pub(crate) enum BenchCommand {
     Augment(BenchAugmentArguments),
     /// Time NT-Xent, forward and backward
     Loss(BenchLossArguments),
+    /// Time the kNN test on random features: 10,000 against 50,000 of 2,048 numbers is CIFAR-10 under ResNet-50
+    Knn(BenchKnnArguments),
     /// Time training from pictures to update, and the share of it that waits for the loader
     Epoch(BenchEpochArguments),
 }
@@ -27,6 +29,7 @@ impl BenchCommand {
             Self::Infer(arguments) => arguments.output,
             Self::Augment(arguments) => arguments.output,
             Self::Loss(arguments) => arguments.output,
+            Self::Knn(arguments) => arguments.output,
             Self::Epoch(arguments) => arguments.output,
         }
     }
@@ -117,6 +120,30 @@ pub(crate) struct BenchLossArguments {
     pub(crate) temperature: f64,
     /// Repeats that are timed, after three that are not
     #[arg(long, default_value_t = 9)]
+    pub(crate) steps: usize,
+    /// Compute threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchKnnArguments {
+    /// Features that vote
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) bank: usize,
+    /// Features that ask
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) queries: usize,
+    /// Numbers of a feature
+    #[arg(long, default_value_t = 2_048)]
+    pub(crate) dim: usize,
+    /// Neighbours that vote
+    #[arg(long, default_value_t = 200)]
+    pub(crate) k: usize,
+    /// Repeats that are timed, after one that is not
+    #[arg(long, default_value_t = 3)]
     pub(crate) steps: usize,
     /// Compute threads [default: all cores]
     #[arg(long, value_name = "N")]
