@@ -115,6 +115,51 @@ fn chunks_and_sums_of_batches_train() {
     assert_eq!(losses(&summed, "--accumulate 3").len(), 4, "8 batches are 2 steps of 3, twice");
 }
 
+/// How far each parameter of a run of `steps` steps is from where it began.
+fn moved(dir: &Path, name: &str, flags: &str, steps: usize) -> Vec<f64> {
+    let plain = "--optimizer sgd --momentum 0 --lr 1 --weight-decay 0";
+    let ends = [0, steps].map(|steps| {
+        let folder = dir.join(format!("{name}-{steps}"));
+        result(&format!("{TINY} {plain} {flags} --max-steps {steps} --run {}", folder.display()));
+        let path = folder.join(format!("checkpoints/step-{steps:08}/model.safetensors"));
+        let mut tensors: Vec<_> =
+            candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap().into_iter().collect();
+        tensors.retain(|(name, _)| !name.contains("running_") && !name.contains("num_batches"));
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        let numbers = tensors.iter().flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        numbers.map(f64::from).collect::<Vec<_>>()
+    });
+    ends[1].iter().zip(&ends[0]).map(|(end, start)| end - start).collect()
+}
+
+fn norm(numbers: &[f64]) -> f64 {
+    numbers.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+#[test]
+fn a_clipped_step_has_the_norm_that_it_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = moved(dir.path(), "free", "", 1);
+    let clipped = moved(dir.path(), "clipped", "--clip-norm 0.125", 1);
+    assert!(norm(&free) > 0.25 && (norm(&clipped) - 0.125).abs() < 1e-4, "{} {}", norm(&free), norm(&clipped));
+    let cosine: f64 = free.iter().zip(&clipped).map(|(a, b)| a * b).sum::<f64>() / norm(&free) / norm(&clipped);
+    assert!(cosine > 0.9999, "{cosine}");
+    // A limit that is not reached changes nothing.
+    assert!(moved(dir.path(), "wide", "--clip-norm 1e6", 1) == free);
+}
+
+#[test]
+fn a_sum_of_two_batches_moves_by_their_mean() {
+    let dir = tempfile::tempdir().unwrap();
+    let both = moved(dir.path(), "both", "--accumulate 2", 1);
+    let first = moved(dir.path(), "first", "", 1);
+    // Eight steps of warm-up: the first moves nothing, and the second, of the second batch, goes an eighth of its way.
+    let second = moved(dir.path(), "second", "--warmup 1", 2);
+    let mean: Vec<f64> = first.iter().zip(&second).map(|(a, b)| (a + 8.0 * b) / 2.0).collect();
+    let apart: Vec<f64> = mean.iter().zip(&both).map(|(mean, both)| mean - both).collect();
+    assert!(norm(&apart) < 1e-3 * norm(&both) && norm(&both) > 0.1, "{} {}", norm(&apart), norm(&both));
+}
+
 #[test]
 fn presets_are_listed_and_printed() {
     let listed = run("presets").stdout;

@@ -50,12 +50,15 @@ pub(crate) fn result(arguments: &str) -> Value {
 pub(crate) const SMALL: &str =
     "pretrain --data shapes --subset 512 --width 8 --batch 64 --epochs 3 --knn-every 1 --checkpoint-every 1";
 
-/// Model and optimizer of a run's newest checkpoint, and its metrics without what was measured with a clock.
+/// Model and optimizer of a run's newest checkpoint, the model of its best, and its metrics without what was measured with a clock.
 #[allow(dead_code, reason = "each test program uses what it needs of this module")]
-pub(crate) fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
-    let latest = fs::read_to_string(run.join("checkpoints/latest")).unwrap();
-    let file = |name: &str| fs::read(run.join("checkpoints").join(latest.trim()).join(name)).unwrap();
-    (file("model.safetensors"), file("optimizer.safetensors"), metrics(run))
+pub(crate) fn end_of(run: &Path) -> (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<Value>) {
+    let file = |pointer: &str, name: &str| {
+        let checkpoint = fs::read_to_string(run.join("checkpoints").join(pointer)).ok()?;
+        Some(fs::read(run.join("checkpoints").join(checkpoint.trim()).join(name)).unwrap())
+    };
+    let latest = |name: &str| file("latest", name).unwrap();
+    (latest("model.safetensors"), latest("optimizer.safetensors"), file("best", "model.safetensors"), metrics(run))
 }
 
 /// The lines of a run's metrics without what was measured with a clock.

@@ -47,6 +47,13 @@ pub(crate) struct State {
     pub(crate) train_seconds: f64,
 }
 
+impl State {
+    /// Mean loss of the epoch so far; none before its first step that was applied.
+    pub(crate) fn mean_loss(&self) -> Option<f64> {
+        (self.losses > 0).then(|| self.loss_sum / self.losses as f64)
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     files: BTreeMap<String, Entry>,
@@ -95,10 +102,7 @@ impl Checkpoints {
         }
         written.with_context(|| format!("{}: the checkpoint cannot be written", whole.display()))?;
         self.put(&part, &whole).with_context(|| whole.display().to_string())?;
-        self.point(LATEST, &name)?;
-        if state.best.is_some_and(|(_, step)| step == state.step) {
-            self.point(BEST, &name)?;
-        }
+        self.point_to(state)?;
         self.prune()?;
         Ok(whole)
     }
@@ -116,13 +120,18 @@ impl Checkpoints {
         if old.exists() { fs::remove_dir_all(&old) } else { Ok(()) }
     }
 
-    /// Undoes what a program left that was killed while one checkpoint took the place of another.
+    /// Undoes what a program left that was killed while it wrote a checkpoint, or while one took the place of another.
     fn recover(&self) -> std::io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let old = entry?.path();
-            if old.extension().is_some_and(|extension| extension == REPLACED) {
-                let whole = old.with_extension("");
-                if whole.exists() { fs::remove_dir_all(&old)? } else { fs::rename(&old, &whole)? }
+            let extension = old.extension().and_then(|extension| extension.to_str());
+            match extension {
+                Some(REPLACED) => {
+                    let whole = old.with_extension("");
+                    if whole.exists() { fs::remove_dir_all(&old)? } else { fs::rename(&old, &whole)? }
+                }
+                Some("part") if old.is_dir() => fs::remove_dir_all(&old)?,
+                _ => {}
             }
         }
         Ok(())
@@ -142,6 +151,19 @@ impl Checkpoints {
         // candle does not flush what it writes.
         File::open(part.join(OPTIMIZER))?.sync_all()?;
         Ok(File::open(part)?.sync_all()?)
+    }
+
+    /// Points to the checkpoint that training goes on from: whoever wrote it may have been killed before it did.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub(crate) fn point_to(&self, state: &State) -> anyhow::Result<()> {
+        let name = name(state.step);
+        self.point(LATEST, &name)?;
+        if state.best.is_some_and(|(_, step)| step == state.step) {
+            self.point(BEST, &name)?;
+        }
+        Ok(())
     }
 
     fn point(&self, pointer: &str, name: &str) -> anyhow::Result<()> {
@@ -184,7 +206,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The newest checkpoint whose files are what its manifest says; `remark` hears of those that are not.
+    /// The newest checkpoint whose files are what its manifest says; `remark` hears of those that are not, which are set aside.
     ///
     /// # Errors
     /// If the folder cannot be read, or there are checkpoints but none is good.
@@ -193,10 +215,20 @@ impl Checkpoints {
             self.recover().with_context(|| self.folder.display().to_string())?;
         }
         let names = self.names()?;
-        for name in names.iter().rev() {
+        for (i, name) in names.iter().enumerate().rev() {
             let path = self.folder.join(name);
             match verify(&path) {
-                Ok(()) => return Ok(Some(path)),
+                Ok(()) => {
+                    // Training goes on from here: what is damaged must not count as one of those that are kept.
+                    for damaged in names[i + 1..].iter().map(|name| self.folder.join(name)) {
+                        let aside = damaged.with_extension("damaged");
+                        let cleared = if aside.exists() { fs::remove_dir_all(&aside) } else { Ok(()) };
+                        cleared
+                            .and_then(|()| fs::rename(&damaged, &aside))
+                            .with_context(|| damaged.display().to_string())?;
+                    }
+                    return Ok(Some(path));
+                }
                 Err(error) => remark(format!("{error:#}; trying the checkpoint before it")),
             }
         }
@@ -412,10 +444,21 @@ mod tests {
         let good = checkpoints.newest_good(|remark| remarks.push(remark)).unwrap().unwrap();
         assert!(good.ends_with("step-00000001"));
         assert!(remarks[0].contains("step-00000002/model.safetensors: the file is damaged"), "{remarks:?}");
+        assert!(dir.path().join("step-00000002.damaged").exists(), "nothing is thrown away");
+        checkpoints.point_to(&State { best: Some((0.5, 1)), ..at(1) }).unwrap();
+        for pointer in [LATEST, BEST] {
+            assert_eq!(follow(&dir.path().join(pointer)).unwrap().unwrap(), good);
+        }
+        for step in [2, 3] {
+            checkpoints.save(&model, &adam, &at(step)).unwrap();
+        }
+        let damaged = dir.path().join("step-00000003/model.safetensors");
+        fs::write(&damaged, &bytes).unwrap();
         assert!(follow(&dir.path().join(LATEST)).unwrap_err().to_string().contains("the file is damaged"));
+        fs::write(dir.path().join("step-00000002/state.json"), "").unwrap();
         fs::write(dir.path().join("step-00000001/state.json"), "").unwrap();
         let message = checkpoints.newest_good(|_| ()).unwrap_err().to_string();
-        assert!(message.contains("all 2 checkpoints are damaged"), "{message}");
+        assert!(message.contains("all 3 checkpoints are damaged"), "{message}");
     }
 
     #[test]

@@ -269,6 +269,9 @@ impl Default for Config {
 const MAX_SIZE: u32 = 4096;
 const SIZES: &str = "a number of pixels from 1 to 4096";
 
+/// More than anybody has the time for.
+const MAX_EPOCHS: u64 = 1_000_000;
+
 /// Pictures whose mean and deviation stand for those of their set.
 const MEASURED: usize = 10_000;
 
@@ -312,11 +315,7 @@ impl Config {
                 ("lars", Optimizer::Lars),
             ];
             let optimizer = parse("--optimizer", name, &known)?;
-            if optimizer != self.optimizer {
-                // What belonged to another is not meant for this one.
-                self = Self { momentum: None, nesterov: None, trust_coefficient: None, decay_vectors: None, ..self };
-                self = Self { optimizer, beta1: None, beta2: None, eps: None, ..self };
-            }
+            self = self.with_optimizer(optimizer);
         }
         if let Some(name) = &arguments.lr_rule {
             let known = [
@@ -329,9 +328,11 @@ impl Config {
         if let Some(name) = &arguments.schedule {
             let known = [("constant", Schedule::Constant), ("cosine", Schedule::Cosine), ("step", Schedule::Steps)];
             let schedule = parse("--schedule", name, &known)?;
-            if schedule != self.schedule {
-                self = Self { schedule, milestones: None, gamma: None, ..self };
+            if schedule != self.schedule && self.schedule == Schedule::Steps {
+                // They belonged to that one.
+                self = Self { milestones: None, gamma: None, ..self };
             }
+            self.schedule = schedule;
         }
         if let Some(name) = &arguments.precision {
             self.precision = precision(name)?;
@@ -373,6 +374,23 @@ impl Config {
         set(&mut self.keep, &arguments.keep);
         set(&mut self.log_every, &arguments.log_every);
         Ok(self)
+    }
+
+    /// These settings with another optimizer; what belonged to the one before is not meant for it.
+    fn with_optimizer(self, optimizer: Optimizer) -> Self {
+        let has_betas = |optimizer| matches!(optimizer, Optimizer::Adam | Optimizer::AdamW);
+        let (before, is_lars) = (self.optimizer, |optimizer| optimizer == Optimizer::Lars);
+        let mut new = Self { optimizer, ..self };
+        if has_betas(before) && !has_betas(optimizer) {
+            new = Self { beta1: None, beta2: None, eps: None, ..new };
+        }
+        if !has_betas(before) && optimizer != before {
+            new = Self { momentum: None, nesterov: None, trust_coefficient: None, ..new };
+        }
+        if is_lars(before) != is_lars(optimizer) {
+            new.decay_vectors = None;
+        }
+        new
     }
 
     /// These settings with what was typed about pictures in their place: which they are, and how they are read.
@@ -422,7 +440,19 @@ impl Config {
         check((1..=MAX_SIZE).contains(&self.size), "--size", self.size, SIZES)?;
         check(self.shorter_side > 0, "--shorter-side", self.shorter_side, "at least 1 pixel")?;
         check((0.0..=1.0).contains(&self.max_bad), "--max-bad", self.max_bad, "a share from 0 to 1")?;
-        check(self.epochs > 0, "--epochs", self.epochs, "at least 1")?;
+        check((1..=MAX_EPOCHS).contains(&self.epochs), "--epochs", self.epochs, "at least 1, and at most a million")?;
+        for (flag, found) in [
+            ("--seed", self.seed),
+            ("--knn-every", self.knn_every),
+            ("--checkpoint-every", self.checkpoint_every),
+            ("--log-every", self.log_every),
+            ("--keep", self.keep as u64),
+            ("--accumulate", self.accumulate as u64),
+            ("--knn-k", self.knn_k as u64),
+        ] {
+            // What a TOML file can hold.
+            check(i64::try_from(found).is_ok(), flag, found, "at most 9223372036854775807")?;
+        }
         check(self.width > 0, "--width", self.width, "at least 1")?;
         check(self.feature_dim > 0, "--feature-dim", self.feature_dim, "at least 1")?;
         check(self.subset != Some(0), "--subset", 0, "at least 1")?;
@@ -504,7 +534,11 @@ impl Config {
         let rises = milestones.is_sorted_by(|a, b| a < b) && milestones.iter().all(|m| (0.0..epochs).contains(m));
         check(rises, "--milestones", told, &format!("rising epochs below the {epochs} of the run"))?;
         let gamma = self.gamma.unwrap_or(0.1);
-        check(gamma.is_finite() && gamma > 0.0, "--gamma", gamma, "a finite number above 0")
+        check(gamma.is_finite() && gamma > 0.0, "--gamma", gamma, "a finite number above 0")?;
+        let peak = self.schedule(1).peak;
+        let last = peak * gamma.powi(milestones.len().try_into().unwrap_or(i32::MAX));
+        let rates = "one that its rule and schedule leave a finite number";
+        check(peak.is_finite() && last.is_finite(), "--lr", self.learning_rate, rates)
     }
 
     /// The update rule, with what is left unsaid as its source has it.
@@ -731,6 +765,18 @@ mod tests {
         let wrong = [
             (Config { batch: 1, ..ok.clone() }, "--batch is 1, expected at least 2"),
             (Config { epochs: 0, ..ok.clone() }, "--epochs is 0"),
+            (
+                Config { epochs: u64::MAX, ..ok.clone() },
+                "--epochs is 18446744073709551615, expected at least 1, and at most a million",
+            ),
+            (
+                Config { seed: u64::MAX, ..ok.clone() },
+                "--seed is 18446744073709551615, expected at most 9223372036854775807",
+            ),
+            (
+                Config { learning_rate: 1e308, learning_rate_rule: LearningRateRule::Sqrt, ..ok.clone() },
+                "expected one that its rule",
+            ),
             (Config { temperature: 0.0, ..ok.clone() }, "--temperature is 0, expected a finite number above 0"),
             (Config { temperature: f64::NAN, ..ok.clone() }, "--temperature is NaN"),
             (Config { learning_rate: -1.0, ..ok.clone() }, "--lr is -1"),
@@ -784,6 +830,18 @@ mod tests {
         }
         assert!(precision("f16").unwrap_err().to_string().contains("only GPUs"));
         assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32 or bf16"));
+    }
+
+    #[test]
+    fn another_optimizer_keeps_what_did_not_belong_to_the_one_before() {
+        let base = Config { momentum: Some(0.8), decay_vectors: Some(false), ..Config::default() };
+        let sgd = base.with_optimizer(Optimizer::Sgd);
+        assert_eq!((sgd.momentum, sgd.decay_vectors), (Some(0.8), Some(false)), "said for sgd, before it was chosen");
+        let lars = sgd.resolved().with_optimizer(Optimizer::Lars);
+        assert_eq!((lars.momentum, lars.nesterov, lars.decay_vectors), (None, None, None));
+        let adamw = Config { beta1: Some(0.8), ..Config::default() }.with_optimizer(Optimizer::AdamW);
+        assert_eq!(adamw.beta1, Some(0.8));
+        assert_eq!(adamw.with_optimizer(Optimizer::Sgd).beta1, None);
     }
 
     #[test]

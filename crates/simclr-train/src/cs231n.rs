@@ -244,7 +244,7 @@ impl Experiment {
 }
 
 /// The settings of an experiment, in its folder.
-const FILE: &str = "cs231n.toml";
+pub(crate) const FILE: &str = "cs231n.toml";
 
 /// The weights of a stage's best checkpoint.
 fn best_weights(run: &RunFolder, state: &State) -> anyhow::Result<PathBuf> {

@@ -56,24 +56,25 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     let loader = loader(&config, &train, arguments.workers)?;
     let steps = steps_per_epoch(&config, &loader)?;
 
-    let (run, fresh) = match saved {
+    let (run, lock, fresh) = match saved {
         Some((run, _)) if run.result().exists() => return summary::already_finished(&run, output),
         Some((run, saved)) => {
+            let lock = run.lock()?;
             if saved != config {
                 run.rewrite(&config)?;
             }
-            (run, false)
+            (run, lock, false)
         }
         None => {
             let path = arguments.run.clone().unwrap_or_else(|| RunFolder::fresh_path(&config));
-            let run = RunFolder::create(&path, &config)?;
+            let (run, lock) = RunFolder::create(&path, &config)?;
             run.list_left_out(&bad)?;
-            (run, true)
+            (run, lock, true)
         }
     };
     let interrupt = Interrupt::listen()?;
     let monitor = Monitor::held_out(&config, &train, output)?;
-    let mut training = Training::begin(&config, &run, &device, loader, monitor, output)?;
+    let mut training = Training::begin(&config, (&run, lock), &device, loader, monitor, output)?;
     if fresh {
         output.say(format!(
             "{} with the {} stem, {} parameters, on {} pictures of {} at {} pixels (labels unseen); batch {}, {}, {} epochs of {} steps; run {}",
@@ -150,19 +151,20 @@ pub(crate) fn stage(
     (workers, go_on): (Option<usize>, &str),
     output: &Output,
 ) -> anyhow::Result<Option<(RunFolder, State)>> {
-    let run = match RunFolder::open(path)? {
+    let (run, lock) = match RunFolder::open(path)? {
         None => RunFolder::create(path, config)?,
         Some((run, saved)) => {
             let changed = differences(&saved, config)?;
             if !changed.is_empty() {
                 bail!("{} has other settings: {}", path.display(), changed.join("; "));
             }
-            run
+            let lock = run.lock()?;
+            (run, lock)
         }
     };
     let device = machine::device(&config.device)?;
     let loader = loader(config, train, workers)?;
-    let mut training = Training::begin(config, &run, &device, loader, monitor, output)?;
+    let mut training = Training::begin(config, (&run, lock), &device, loader, monitor, output)?;
     interrupt.at_once(false);
     let stop = training.run(interrupt, None, output)?;
     if let Stop::Interrupted = stop {

@@ -18,23 +18,27 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a new folder with the settings of the run.
+    /// Makes a new folder with the settings of the run, which is this process's until the lock is dropped.
     ///
     /// # Errors
-    /// [`Usage`] if `path` is a run already; if nothing can be written there.
-    pub(crate) fn create(path: &Path, config: &Config) -> anyhow::Result<Self> {
+    /// [`Usage`] if `path` is a run already, or another process is making one; if nothing can be written there.
+    pub(crate) fn create(path: &Path, config: &Config) -> anyhow::Result<(Self, Lock)> {
         let run = Self::at(path);
-        if run.config().exists() {
-            return Err(Usage(format!(
+        let must_be_new = || {
+            let message = format!(
                 "--run is {0}, which has a run already: give another folder, or go on with --run {0} --resume",
                 path.display()
-            ))
-            .into());
-        }
+            );
+            if run.config().exists() { Err(Usage(message)) } else { Ok(()) }
+        };
+        must_be_new()?;
         let cannot = || format!("{}: the run folder cannot be written", path.display());
         fs::create_dir_all(run.checkpoints()).with_context(cannot)?;
+        let lock = run.lock().map_err(|error| if error.is::<Usage>() { error } else { error.context(cannot()) })?;
+        // Somebody may have been faster.
+        must_be_new()?;
         write_whole(&run.config(), toml::to_string(config)?.as_bytes()).with_context(cannot)?;
-        Ok(run)
+        Ok((run, lock))
     }
 
     /// Writes the settings of the run again: some may change when it goes on.
@@ -100,7 +104,10 @@ impl RunFolder {
         for entry in fs::read_dir(&self.path).with_context(cannot)? {
             let entry = entry.with_context(cannot)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(PREFIX) && !name.ends_with(".part") {
+            if name.starts_with(PREFIX) && name.ends_with(".part") {
+                // Of a writer that was killed.
+                fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+            } else if name.starts_with(PREFIX) {
                 return Ok(entry.path());
             }
         }
@@ -260,7 +267,7 @@ mod tests {
         let path = dir.path().join("deep/run");
         assert!(RunFolder::open(&path).unwrap().is_none());
         let config = Config { batch: 32, ..Config::default() };
-        RunFolder::create(&path, &config).unwrap();
+        drop(RunFolder::create(&path, &config).unwrap());
         assert_eq!(RunFolder::open(&path).unwrap().unwrap().1, config);
         let message = RunFolder::create(&path, &config).unwrap_err().to_string();
         assert!(message.contains("has a run already") && message.contains("--resume"), "{message}");
@@ -269,9 +276,7 @@ mod tests {
     #[test]
     fn a_run_is_one_program_s() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunFolder::create(&dir.path().join("run"), &Config::default()).unwrap();
-        assert!(run.worker().is_none());
-        let lock = run.lock().unwrap();
+        let (run, lock) = RunFolder::create(&dir.path().join("run"), &Config::default()).unwrap();
         let message = run.lock().unwrap_err().to_string();
         let told = format!("which another program is working on (process {})", std::process::id());
         assert!(message.contains(&told), "{message}");

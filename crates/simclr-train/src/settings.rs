@@ -10,6 +10,7 @@ use simclr_data::{Normalization, Recipe};
 
 use crate::Usage;
 use crate::config::Config;
+use crate::data_sets::DataSet;
 
 /// The flag of every setting that has one of its own, in the order in which a command names them.
 pub(crate) const FLAGS: [(&str, &str); 46] = [
@@ -123,7 +124,7 @@ impl Draft {
         if let (Some(size), false) =
             (layer.get("size").and_then(toml::Value::as_integer), layer.contains_key("shorter_side"))
         {
-            layer.insert("shorter_side".into(), (2 * size).into());
+            layer.insert("shorter_side".into(), size.saturating_mul(2).min(u32::MAX.into()).into());
         }
         self.given.extend(layer.keys().cloned());
         for (name, value) in layer {
@@ -281,12 +282,16 @@ pub(crate) fn command(config: &Config, saved: &Path) -> anyhow::Result<String> {
     let mut words = vec!["simclr-train pretrain".to_owned()];
     let differing: BTreeSet<&str> =
         settings.keys().map(String::as_str).filter(|name| is_told(name) && differs(name)).collect();
-    if differing.iter().any(|name| !FREE.contains(name) && !FLAGS.iter().any(|(setting, _)| setting == name)) {
+    let is_own =
+        !matches!(config.data, DataSet::Cifar10 | DataSet::Shapes) || config.normalization == Normalization::CIFAR10;
+    if !is_own || differing.iter().any(|name| !FREE.contains(name) && !FLAGS.iter().any(|(setting, _)| setting == name))
+    {
         return Ok(whole);
     }
     for (setting, flag) in FLAGS {
-        // What is trained on what, and for how long, is always said.
-        let always = ["data", "arch", "epochs", "batch"].contains(&setting);
+        // What is trained on what, and for how long, is always said; and so is what else would follow from the pictures.
+        let always = ["data", "size", "arch", "stem", "epochs", "batch"].contains(&setting)
+            || setting == "shorter_side" && matches!(config.data, DataSet::Folder(_));
         let Some(value) = settings.get(setting).filter(|_| always || differing.contains(setting)) else { continue };
         let value = value.trim_matches('"');
         words.push(match setting {
@@ -297,6 +302,7 @@ pub(crate) fn command(config: &Config, saved: &Path) -> anyhow::Result<String> {
             "augmentation.jitter_probability" if value == "0.0" => flag.to_owned(),
             "augmentation.jitter_probability" => return Ok(whole),
             "milestones" => format!("{flag} {}", value.trim_matches(['[', ']']).replace(", ", ",")),
+            "nesterov" | "skip_non_finite" if value == "false" => continue,
             "nesterov" | "skip_non_finite" => flag.to_owned(),
             _ => format!("{flag} {value}"),
         });
@@ -437,6 +443,13 @@ mod tests {
         };
         let typed = command(&config, Path::new("config.toml")).unwrap();
         assert_eq!(Config::default().overridden(&parsed(&typed)).unwrap().resolved(), config, "{typed}");
+        for optimizer in [Optimizer::AdamW, Optimizer::Sgd, Optimizer::Lars] {
+            let config = Config { optimizer, schedule: Schedule::Cosine, size: 96, ..Config::default() }.resolved();
+            let typed = command(&config, Path::new("config.toml")).unwrap();
+            let parsed = Config::default().overridden(&parsed(&typed)).unwrap().resolved();
+            assert_eq!(Config { shorter_side: config.shorter_side, ..parsed }, config, "{typed}");
+            assert!(!typed.contains("nesterov"), "{typed}");
+        }
         let odd = Config { beta1: Some(0.8), ..Config::default() }.resolved();
         let typed = command(&odd, Path::new("runs/a/config.toml")).unwrap();
         assert_eq!(typed, "simclr-train pretrain --config runs/a/config.toml");

@@ -13,7 +13,7 @@ use crate::metrics::{self, Event};
 use crate::output::Output;
 use crate::progress::human;
 use crate::run_folder::{RunFolder, now};
-use crate::{Ending, warning};
+use crate::{Ending, cs231n, warning};
 
 pub(crate) fn command(arguments: &StatusArguments, output: &Output) -> anyhow::Result<Ending> {
     let opened = RunFolder::open(&arguments.run)?;
@@ -83,7 +83,8 @@ impl Status {
                     (status.loss, status.pairs_per_s, embedding_std) = (Some(mean_loss), Some(pairs_per_s), Some(std));
                 }
                 Event::Epoch { step, epoch, loss, .. } => {
-                    (status.step, status.epoch, status.last_epoch_loss) = (step, epoch, Some(loss));
+                    (status.step, status.epoch) = (step, epoch);
+                    (status.loss, status.last_epoch_loss) = (Some(loss), Some(loss));
                     status.warning = warning::of_epoch(loss, config.batch, step, embedding_std);
                 }
                 Event::Knn { step, top1, .. } => {
@@ -138,7 +139,12 @@ impl Status {
         if self.result.is_some() {
             lines.push(format!("see {}", run.report().display()));
         } else if self.worker.is_none() {
-            lines.push(format!("go on with: simclr-train pretrain --run {path} --resume"));
+            // A stage of an experiment goes on with the experiment.
+            let whole = run.path().parent().filter(|parent| parent.join(cs231n::FILE).exists());
+            lines.push(match whole {
+                Some(whole) => format!("go on with: simclr-train cs231n --run {} --resume", whole.display()),
+                None => format!("go on with: simclr-train pretrain --run {path} --resume"),
+            });
         }
         lines.join("\n")
     }

@@ -117,7 +117,7 @@ pub(crate) fn already_finished(run: &RunFolder, output: &Output) -> anyhow::Resu
 
 /// What a run says that `--max-steps` stopped.
 pub(crate) fn stopped(run: &RunFolder, state: &State, config: &Config, output: &Output) -> anyhow::Result<Ending> {
-    let mean_loss = if state.losses > 0 { Some(state.loss_sum / state.losses as f64) } else { state.last_epoch_loss };
+    let mean_loss = state.mean_loss().or(state.last_epoch_loss);
     let pairs_per_s = (state.step * config.pictures_per_step() as u64) as f64 / state.train_seconds;
     let object = json!({
         "run": run.path(), "finished": false, "epochs": state.epoch, "steps": state.step, "loss": mean_loss,

@@ -68,19 +68,19 @@ impl<'a> Training<'a> {
     /// From the newest good checkpoint of the run, or from the start if it has none.
     pub(crate) fn begin(
         config: &'a Config,
-        run: &RunFolder,
+        (run, lock): (&RunFolder, Lock),
         device: &'a Device,
         loader: Loader,
         monitor: Monitor,
         output: &Output,
     ) -> anyhow::Result<Self> {
-        let lock = run.lock()?;
         let (ctx, checkpoints) = (config.context(), Checkpoints::new(run.checkpoints(), config.keep));
         let (model, optimizer, state) = match checkpoints.newest_good(|remark| output.say(remark))? {
             Some(path) => {
                 let (model, numbers, state) = checkpoint::load(&path, device, &ctx)?;
                 let mut optimizer = config.optimizer(&model)?;
                 optimizer.load_state(&numbers).with_context(|| path.display().to_string())?;
+                checkpoints.point_to(&state)?;
                 (model, optimizer, state)
             }
             None => {
@@ -124,7 +124,7 @@ impl<'a> Training<'a> {
         max_steps: Option<u64>,
         output: &Output,
     ) -> anyhow::Result<Stop> {
-        if self.state.step == 0 && self.monitor.is_due(0, self.config.epochs) {
+        if self.state.step == 0 && self.state.events == 0 && self.monitor.is_due(0, self.config.epochs) {
             self.test(output)?;
         }
         while self.state.epoch < self.config.epochs {
@@ -134,6 +134,9 @@ impl<'a> Training<'a> {
             let mut batches = self.loader.epoch(self.state.epoch, self.state.batch);
             // What fills no step at the end of an epoch is left out.
             while self.state.batch + self.config.accumulate <= self.loader.batches_per_epoch() {
+                if max_steps.is_some_and(|most| self.state.step >= most) {
+                    return Ok(Stop::EnoughSteps);
+                }
                 let step = self.step(&mut batches, &mut meter, output)?;
                 progress.advance(1, &self.progress(&meter));
                 if let Some(step) = step.filter(|_| self.state.step.is_multiple_of(self.config.log_every)) {
@@ -142,9 +145,6 @@ impl<'a> Training<'a> {
                 }
                 if interrupt.is_asked() {
                     return Ok(Stop::Interrupted);
-                }
-                if max_steps.is_some_and(|most| self.state.step >= most) {
-                    return Ok(Stop::EnoughSteps);
                 }
                 let minutes = self.config.checkpoint_minutes;
                 if minutes > 0.0 && self.kept.elapsed().as_secs_f64() >= 60.0 * minutes {
@@ -242,16 +242,20 @@ impl<'a> Training<'a> {
     }
 
     fn end_epoch(&mut self, progress: &mut Progress, output: &Output) -> anyhow::Result<()> {
-        let loss = self.mean_loss();
+        let loss = self.state.mean_loss();
         self.state.epoch += 1;
         let (epoch, epochs) = (self.state.epoch, self.config.epochs);
-        progress.say(&format!("Train Epoch: [{epoch}/{epochs}] Loss: {loss:.4}"));
-        if let Some(text) = warning::of_epoch(loss, self.config.batch, self.state.step, self.state.embedding_std) {
-            progress.say(&text);
+        match loss {
+            None => progress.say(&format!("Train Epoch: [{epoch}/{epochs}] all of its steps were left out")),
+            Some(loss) => {
+                progress.say(&format!("Train Epoch: [{epoch}/{epochs}] Loss: {loss:.4}"));
+                let warned = warning::of_epoch(loss, self.config.batch, self.state.step, self.state.embedding_std);
+                warned.iter().for_each(|text| progress.say(text));
+                self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss, time: now() })?;
+            }
         }
-        self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss, time: now() })?;
         (self.state.batch, self.state.loss_sum, self.state.losses) = (0, 0.0, 0);
-        self.state.last_epoch_loss = Some(loss);
+        self.state.last_epoch_loss = loss;
         let last = epoch == epochs;
         let improved = self.monitor.is_due(epoch, epochs) && self.test(output)?;
         if last || improved || epoch.is_multiple_of(self.config.checkpoint_every) {
@@ -289,14 +293,10 @@ impl<'a> Training<'a> {
         Ok(path)
     }
 
-    fn mean_loss(&self) -> f64 {
-        self.state.loss_sum / self.state.losses.max(1) as f64
-    }
-
     fn progress(&self, meter: &Meter) -> [(&'static str, String); 4] {
         [
             ("epoch", format!("{}/{}", self.state.epoch + 1, self.config.epochs)),
-            ("loss", format!("{:.4}", self.mean_loss())),
+            ("loss", self.state.mean_loss().map_or("none".into(), |loss| format!("{loss:.4}"))),
             ("pairs_per_s", format!("{:.1}", meter.pairs_per_second())),
             ("data_wait", format!("{:.3}", meter.data_wait_share())),
         ]
@@ -310,7 +310,7 @@ impl<'a> Training<'a> {
             step: self.state.step,
             epoch: self.state.epoch + 1,
             loss: step.loss,
-            mean_loss: self.mean_loss(),
+            mean_loss: self.state.mean_loss().unwrap_or(step.loss),
             lr: self.optimizer.learning_rate(),
             grad_norm: step.grad_norm,
             alignment: agreement.alignment,
