@@ -10,9 +10,11 @@ use crate::confusion::Confusion;
 use crate::error::EvalError;
 use crate::features::Features;
 
-/// Queries and bank rows of a tile of similarities: 1 MiB, whatever the size of the sets.
-const TILE_QUERIES: usize = 64;
-const TILE_BANK: usize = 4096;
+/// Bank rows of a tile of similarities, and its queries at least and at most: 1 MiB, whatever the size of the sets. The bank is
+/// packed once for all queries of a tile, so that few cost nearly as much as many; but there must be tiles for all cores.
+const TILE_QUERIES: [usize; 2] = [64, 512];
+const TILES: usize = 32;
+const TILE_BANK: usize = 512;
 
 /// How many neighbours vote, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +88,8 @@ pub fn knn(
     let most = protocols.iter().map(|protocol| protocol.k).max().unwrap_or(0);
 
     // Of every tile of queries and every protocol: what they were taken for.
-    let tiles = query_rows.par_chunks(TILE_QUERIES * d).zip(queries.labels.par_chunks(TILE_QUERIES));
+    let tile = (queries.labels.len() / TILES).clamp(TILE_QUERIES[0], TILE_QUERIES[1]);
+    let tiles = query_rows.par_chunks(tile * d).zip(queries.labels.par_chunks(tile));
     let confusions: Vec<Vec<Confusion>> = tiles
         .map(|(rows, labels)| {
             let neighbours = nearest(rows, &bank_rows, d, most);
@@ -118,10 +121,55 @@ fn by_nearness(a: &Neighbour, b: &Neighbour) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
+/// Those of the bank that may be among the `k` nearest of one query.
+struct Candidates {
+    k: usize,
+    found: Vec<Neighbour>,
+    /// The last of the `k` nearest when that was last known: whoever is not nearer does not get in.
+    floor: Neighbour,
+}
+
+impl Candidates {
+    fn new(k: usize) -> Self {
+        Self { k, found: Vec::with_capacity(2 * k + TILE_BANK), floor: (f32::NEG_INFINITY, usize::MAX) }
+    }
+
+    /// Looks at the similarities of some of the bank, the first of which has the index `start`.
+    fn look(&mut self, similarities: &[f32], start: usize) {
+        for (j, &similarity) in similarities.iter().enumerate() {
+            // One comparison tells most of them apart.
+            if similarity >= self.floor.0 {
+                let new = (similarity, start + j);
+                if by_nearness(&new, &self.floor).is_lt() {
+                    self.found.push(new);
+                }
+            }
+        }
+        // Not after every look: what it costs is spread over many that got in.
+        if self.found.len() >= 2 * self.k {
+            self.keep_nearest();
+        }
+    }
+
+    fn keep_nearest(&mut self) {
+        if self.found.len() >= self.k {
+            self.found.select_nth_unstable_by(self.k - 1, by_nearness);
+            self.found.truncate(self.k);
+            self.floor = self.found[self.k - 1];
+        }
+    }
+
+    fn nearest(mut self) -> Vec<Neighbour> {
+        self.keep_nearest();
+        self.found.sort_unstable_by(by_nearness);
+        self.found
+    }
+}
+
 /// The `k` nearest of the bank for every query of a tile, nearest first.
 fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
     let rows = queries.len() / d;
-    let mut nearest: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(k + TILE_BANK); rows];
+    let mut candidates: Vec<Candidates> = (0..rows).map(|_| Candidates::new(k)).collect();
     let mut tile = vec![0f32; rows * TILE_BANK.min(bank.len() / d)];
     for (i, bank) in bank.chunks(TILE_BANK * d).enumerate() {
         let cols = bank.len() / d;
@@ -135,19 +183,11 @@ fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbo
             false,
             false,
         );
-        for (nearest, similarities) in nearest.iter_mut().zip(tile.chunks_exact(cols)) {
-            // What cannot enter the k nearest so far need not be sorted.
-            let floor = if nearest.len() == k { nearest.last().copied() } else { None };
-            let new = similarities.iter().enumerate().map(|(j, &s)| (s, i * TILE_BANK + j));
-            nearest.extend(new.filter(|new| floor.is_none_or(|floor| by_nearness(new, &floor).is_lt())));
-            if nearest.len() > k {
-                nearest.select_nth_unstable_by(k - 1, by_nearness);
-                nearest.truncate(k);
-            }
-            nearest.sort_unstable_by(by_nearness);
+        for (candidates, similarities) in candidates.iter_mut().zip(tile.chunks_exact(cols)) {
+            candidates.look(similarities, i * TILE_BANK);
         }
     }
-    nearest
+    candidates.into_iter().map(Candidates::nearest).collect()
 }
 
 /// Votes for every class, summed from the nearest neighbour on.

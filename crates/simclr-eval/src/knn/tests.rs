@@ -37,7 +37,8 @@ fn naive(bank: &Features, queries: &Features, classes: usize, protocol: KnnProto
 #[test]
 fn agrees_with_the_definition() {
     // One query, part of a tile, several tiles of both; the bank just at and beyond a tile.
-    for (n, m) in [(1, 1), (50, 65), (TILE_BANK, 64), (TILE_BANK + 1, 130), (2 * TILE_BANK + 7, 3)] {
+    for (n, m) in [(1, 1), (50, 65), (TILE_BANK, 64), (TILE_BANK + 1, 130), (2 * TILE_BANK + 7, 3), (300, 32 * 70 + 1)]
+    {
         let (bank, queries) = (features(n, 9, 7, 1), features(m, 9, 7, 2));
         let protocols = [1, 10, 200, n].map(|k| KnnProtocol { k: k.min(n), temperature: Some(0.5) });
         let equal = KnnProtocol { k: 10.min(n), temperature: None };
