@@ -1,9 +1,9 @@
 //! The ResNet encoder: pictures in, a map of features out.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use simclr_ops::Context;
-use simclr_ops::conv2d::{Folded, Threads};
+use simclr_ops::conv2d::{Folded, Threads, Window};
 use simclr_ops::max_pool2d::{self, MaxPool};
 use simclr_ops::tape::Value;
 
@@ -78,6 +78,16 @@ impl Encoder {
             }
         }
         total
+    }
+
+    /// The same network of other layers.
+    pub(crate) fn map<L>(&self, mut to: impl FnMut(&ConvBn) -> Result<L>) -> Result<Encoder<L>> {
+        let mut blocks = Vec::new();
+        for block in &self.blocks {
+            let downsample = block.downsample.as_ref().map(&mut to).transpose()?;
+            blocks.push(Block { layers: block.layers.iter().map(&mut to).collect::<Result<_>>()?, downsample });
+        }
+        Ok(Encoder { stem: to(&self.stem)?, pool: self.pool, blocks })
     }
 
     /// The same network for evaluation of pictures of `size`: running statistics, batch norm folded into packed weights.
@@ -194,6 +204,15 @@ impl ConvBn {
         norm: &VarBuilder<'_>,
     ) -> Result<Self> {
         Ok(Self { conv: Conv2d::new(c_in, c_out, kernel, stride, conv)?, norm: BatchNorm::new(c_out, norm)? })
+    }
+
+    /// Weight `[c_out, c_in, k, k]`, f64, and bias of the convolution that is this layer with its running statistics.
+    pub(crate) fn folded(&self) -> Result<(Tensor, Tensor, Window)> {
+        let (scale, shift) = self.norm.affine()?;
+        let weight = self.conv.weight().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let channels = scale.len();
+        let scale = Tensor::from_vec(scale, (channels, 1, 1, 1), &Device::Cpu)?;
+        Ok((weight.broadcast_mul(&scale)?, Tensor::from_vec(shift, channels, &Device::Cpu)?, self.conv.window()))
     }
 
     fn fold(&self, ctx: &Context, size: [usize; 2]) -> Result<Folded> {

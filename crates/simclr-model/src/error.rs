@@ -72,6 +72,12 @@ pub enum ModelError {
         /// Every missing, unexpected or misshapen tensor.
         problems: Vec<String>,
     },
+    /// More weights than the format holds.
+    #[error("{}: the model has more than 2 GiB of weights, which is the most that an ONNX file holds", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -19,7 +19,8 @@ use crate::frozen::FrozenEncoder;
 use crate::head::Head;
 use crate::layers::{Mode, Pass};
 use crate::layout::layout;
-use crate::{init, weights};
+use crate::onnx::{self, OnnxInput};
+use crate::{init, torchvision, weights};
 
 /// Encoder `f` and projection head `g`, the course's `Model`.
 ///
@@ -143,9 +144,46 @@ impl Model {
     /// # Errors
     /// [`ModelError::Io`] if the file cannot be written.
     pub fn save_pth(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        weights::save_pth(path, &self.in_order()?)
+    }
+
+    /// The state dict in PyTorch's order.
+    fn in_order(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state: BTreeMap<String, Tensor> = self.state().into_iter().collect();
-        let ordered = layout(&self.config)?.into_iter().filter_map(|(name, _)| state.remove_entry(&name));
-        weights::save_pth(path, &ordered.collect::<Vec<_>>())
+        Ok(layout(&self.config)?.into_iter().filter_map(|(name, _)| state.remove_entry(&name)).collect())
+    }
+
+    /// Writes the encoder under torchvision's names, without a classifier, as safetensors: `load_state_dict(…, strict=True)` of
+    /// torchvision's ResNet whose `fc` is `torch.nn.Identity()`, and whose stem is this one's. The file is whole or not there.
+    ///
+    /// # Errors
+    /// As [`Model::save`].
+    pub fn save_torchvision(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        weights::save(path, &self.config, &torchvision::named(self.in_order()?))
+    }
+
+    /// [`Model::save_torchvision`] as a `.pth` file.
+    ///
+    /// # Errors
+    /// As [`Model::save_pth`].
+    pub fn save_torchvision_pth(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        weights::save_pth(path, &torchvision::named(self.in_order()?))
+    }
+
+    /// Writes the encoder as an ONNX file (opset 17): `pictures` in, `features` out, f32, not normalised; any batch and size, batch
+    /// norm folded into the convolutions. `remarks` are kept with it. The file is whole or not there.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the file cannot be written, [`ModelError::TooLarge`] if ONNX cannot hold so many weights.
+    pub fn save_onnx(
+        &self,
+        path: &Path,
+        input: OnnxInput,
+        remarks: &[(String, String)],
+    ) -> std::result::Result<(), ModelError> {
+        let bytes = onnx::write(&self.encoder, &self.config, input, remarks)?;
+        let bytes = bytes.ok_or_else(|| ModelError::TooLarge { path: path.to_owned() })?;
+        weights::write_whole(path, &bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source })
     }
 
     /// Features and embeddings of pictures, both with rows of unit length: `(normalize(f(x)), normalize(g(f(x))))`.

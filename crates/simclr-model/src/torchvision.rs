@@ -42,3 +42,12 @@ pub(crate) fn renamed(tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<Stri
     }
     Ok(encoder)
 }
+
+/// The encoder of a state dict under torchvision's names, in its order.
+pub(crate) fn named(state: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    let place = |(name, tensor): (String, Tensor)| {
+        let theirs = PLACES.iter().find_map(|(theirs, ours)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)))?;
+        Some((theirs, tensor))
+    };
+    state.into_iter().filter_map(place).collect()
+}

@@ -31,7 +31,7 @@ pub(crate) fn save_pth(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), 
 }
 
 /// Writes a sibling, flushes it to the disk and renames it: an older file stays until the new one is complete.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = path.with_file_name(name);
