@@ -114,10 +114,10 @@ pub fn knn(
 }
 
 /// A neighbour: its cosine and its index in the bank.
-type Neighbour = (f32, usize);
+pub(crate) type Neighbour = (f32, usize);
 
 /// Nearer first; of equals the lower index first.
-fn by_nearness(a: &Neighbour, b: &Neighbour) -> Ordering {
+pub(crate) fn by_nearness(a: &Neighbour, b: &Neighbour) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
@@ -167,7 +167,7 @@ impl Candidates {
 }
 
 /// The `k` nearest of the bank for every query of a tile, nearest first.
-fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
+pub(crate) fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
     let rows = queries.len() / d;
     let mut candidates: Vec<Candidates> = (0..rows).map(|_| Candidates::new(k)).collect();
     let mut tile = vec![0f32; rows * TILE_BANK.min(bank.len() / d)];

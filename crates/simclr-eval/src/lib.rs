@@ -1,9 +1,9 @@
 //! What an encoder's features are good for.
 //!
 //! [`embed`] turns a set of pictures into [`Features`]; [`knn`] says how well the nearest neighbours of one set's features
-//! tell the classes of another's. [`agreement`] and [`spread`] say how embeddings lie, without labels. [`linear`] trains one linear layer on the features of a [`FeatureExtractor`] as they come, [`sweep`] a logistic
-//! regression on features that are known ([`encode`]). Nothing here
-//! changes an encoder's parameters.
+//! tell the classes of another's. [`agreement`] and [`spread`] say how embeddings lie, without labels. [`linear`] trains one
+//! linear layer on the features of a [`FeatureExtractor`] as they come, [`sweep`] a logistic regression on features that are known
+//! ([`encode`]). Nothing here changes an encoder's parameters.
 
 mod confusion;
 mod error;
@@ -13,6 +13,7 @@ mod geometry;
 mod knn;
 mod linear;
 mod logistic;
+mod neighbours;
 mod ranking;
 mod sweep;
 
@@ -24,4 +25,5 @@ pub use geometry::{Agreement, Spread, agreement, spread};
 pub use knn::{KnnProtocol, KnnResult, knn};
 pub use linear::{LinearConfig, LinearEpoch, LinearEvent, LinearResult, Score, linear};
 pub use logistic::{Logistic, LogisticConfig};
-pub use sweep::{Swept, fits, sweep};
+pub use neighbours::neighbours;
+pub use sweep::{Swept, Tried, fits, sweep};

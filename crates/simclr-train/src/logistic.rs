@@ -135,7 +135,7 @@ impl LogisticResult {
         self.draws.iter().for_each(|(_, one)| confusion.merge(one));
         let draws: Vec<Value> = self.draws.iter().map(|(swept, one)| {
             let tried: Vec<Value> =
-                swept.tried.iter().map(|(strength, top1)| json!({ "c": strength, "held_out_top1": top1 })).collect();
+                swept.tried.iter().map(|tried| json!({ "c": tried.strength, "held_out_loss": tried.loss, "held_out_top1": tried.top1 })).collect();
             json!({ "top1": one.top1(), "top5": one.top5(), "c": swept.strength, "iterations": swept.classifier.iterations, "tried": tried })
         }).collect();
         let mut object = json!({
