@@ -1,10 +1,12 @@
 //! A set once through: in order and without chance for evaluation, or shuffled and augmented.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
 use simclr_ops::augment::Picture;
 
-use crate::{DataError, Pictures, TestTransform, TrainTransform, epoch_order};
+use crate::{DataError, Pictures, TestTransform, TrainTransform, epoch_order, prefetch::Prefetch};
 
 /// Some pictures of a set.
 #[derive(Debug, Clone)]
@@ -34,6 +36,29 @@ pub struct Batch {
 /// ```
 pub fn batches<'a>(set: &'a dyn Pictures, transform: &'a TestTransform, batch: usize) -> Batches<'a> {
     Batches { set, transform: Transform::Test(transform), order: (0..set.len()).collect(), batch, next: 0 }
+}
+
+/// [`batches`] from batch `first` on, made ahead on `workers` threads; at most two more than those wait.
+///
+/// # Errors
+/// Items are errors as in [`batches`]; [`DataError::Thread`] if a thread cannot be started.
+pub fn batches_ahead(
+    set: Arc<dyn Pictures>,
+    transform: TestTransform,
+    batch: usize,
+    first: usize,
+    workers: usize,
+) -> Result<impl Iterator<Item = Result<Batch, DataError>>, DataError> {
+    let len = set.len();
+    // A batch of 0 is one job, which says what is wrong with it.
+    let end = if batch == 0 { first + 1 } else { len.div_ceil(batch) };
+    let make = move |job: usize| {
+        let indices = (job * batch..len.min((job + 1) * batch)).collect();
+        make(set.as_ref(), &Transform::Test(&transform), batch, indices)
+    };
+    let made = Prefetch::new(first.min(end)..end, workers, 2, make).map_err(DataError::Thread)?;
+    let mut failed = false;
+    Ok(made.take_while(move |made| !std::mem::replace(&mut failed, made.is_err())))
 }
 
 /// Goes through `set` in batches of one view of each picture, in the order of `epoch`; the last one has what is left.
@@ -83,33 +108,31 @@ impl Transform<'_> {
     }
 }
 
-impl Batches<'_> {
-    fn make(&self) -> Result<Batch, DataError> {
-        if self.batch == 0 {
-            return Err(DataError::Setting { field: "batch", found: "0".into(), expected: "at least 1 picture" });
-        }
-        let indices: Vec<usize> = self.order[self.next..].iter().copied().take(self.batch).collect();
-        let mut numbers = Vec::new();
-        let mut size = None;
-        for &index in &indices {
-            let picture = self.transform.view(index, self.set.picture(index)?);
-            let found = (picture.width(), picture.height());
-            let expected = *size.get_or_insert(found);
-            if found != expected {
-                return Err(DataError::Size { name: self.set.name().to_owned(), index, found, expected });
-            }
-            if numbers.is_empty() {
-                numbers.reserve_exact(indices.len() * picture.pixels().len());
-            }
-            let start = numbers.len();
-            numbers.resize(start + picture.pixels().len(), 0.0);
-            self.transform.write_tensor(&picture, &mut numbers[start..]);
-        }
-        let (width, height) = size.unwrap_or_default();
-        let shape = (indices.len(), 3, height as usize, width as usize);
-        let labels = indices.iter().map(|&index| self.set.label(index)).collect();
-        Ok(Batch { pictures: Tensor::from_vec(numbers, shape, &Device::Cpu)?, labels, indices })
+/// The batch of the pictures `indices`, at most `batch` of them.
+fn make(set: &dyn Pictures, transform: &Transform<'_>, batch: usize, indices: Vec<usize>) -> Result<Batch, DataError> {
+    if batch == 0 {
+        return Err(DataError::Setting { field: "batch", found: "0".into(), expected: "at least 1 picture" });
     }
+    let mut numbers = Vec::new();
+    let mut size = None;
+    for &index in &indices {
+        let picture = transform.view(index, set.picture(index)?);
+        let found = (picture.width(), picture.height());
+        let expected = *size.get_or_insert(found);
+        if found != expected {
+            return Err(DataError::Size { name: set.name().to_owned(), index, found, expected });
+        }
+        if numbers.is_empty() {
+            numbers.reserve_exact(indices.len() * picture.pixels().len());
+        }
+        let start = numbers.len();
+        numbers.resize(start + picture.pixels().len(), 0.0);
+        transform.write_tensor(&picture, &mut numbers[start..]);
+    }
+    let (width, height) = size.unwrap_or_default();
+    let shape = (indices.len(), 3, height as usize, width as usize);
+    let labels = indices.iter().map(|&index| set.label(index)).collect();
+    Ok(Batch { pictures: Tensor::from_vec(numbers, shape, &Device::Cpu)?, labels, indices })
 }
 
 impl Iterator for Batches<'_> {
@@ -119,7 +142,8 @@ impl Iterator for Batches<'_> {
         if self.next >= self.set.len() {
             return None;
         }
-        let made = self.make();
+        let indices = self.order[self.next..].iter().copied().take(self.batch).collect();
+        let made = make(self.set, &self.transform, self.batch, indices);
         self.next = match &made {
             Ok(batch) => self.next + batch.indices.len(),
             Err(_) => self.set.len(),
@@ -131,5 +155,31 @@ impl Iterator for Batches<'_> {
 impl std::fmt::Debug for Batches<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Batches({}, {} of {})", self.set.name(), self.next, self.set.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Shapes, Split, compute_test_transform};
+
+    #[test]
+    fn batches_made_ahead_are_the_same() {
+        let set: Arc<dyn Pictures> = Arc::new(Shapes::new(3, Split::Train, 10));
+        let transform = compute_test_transform();
+        let plain: Vec<Batch> = batches(set.as_ref(), &transform, 4).map(Result::unwrap).collect();
+        for (first, workers) in [(0, 1), (0, 3), (2, 2), (3, 1), (9, 1)] {
+            let ahead = batches_ahead(set.clone(), transform.clone(), 4, first, workers).unwrap();
+            let ahead: Vec<Batch> = ahead.map(Result::unwrap).collect();
+            assert_eq!(ahead.len(), 3 - first.min(3));
+            for (ahead, plain) in ahead.iter().zip(&plain[first.min(3)..]) {
+                assert_eq!((&ahead.indices, &ahead.labels), (&plain.indices, &plain.labels));
+                let numbers = |batch: &Batch| batch.pictures.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(numbers(ahead), numbers(plain));
+            }
+        }
+        let mut none = batches_ahead(set, transform, 0, 0, 1).unwrap();
+        assert!(matches!(none.next(), Some(Err(DataError::Setting { field: "batch", .. }))));
+        assert!(none.next().is_none());
     }
 }

@@ -41,10 +41,10 @@ mod subset;
 mod torch;
 mod transform;
 
-pub use batches::{Batch, Batches, augmented_batches, batches};
+pub use batches::{Batch, Batches, augmented_batches, batches, batches_ahead};
 pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
-pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress};
+pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress, read_picture};
 pub use labels::Labels;
 pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
 pub use normalization::Normalization;

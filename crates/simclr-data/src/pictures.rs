@@ -28,6 +28,11 @@ pub trait Pictures: Send + Sync {
 
     /// What to call the set in messages and reports.
     fn name(&self) -> &str;
+
+    /// Where picture `index` is, for people and for files: the path of its file, if it has one of its own; else `name/index`.
+    fn place(&self, index: usize) -> String {
+        format!("{}/{index}", self.name())
+    }
 }
 
 /// One of the two parts of a labelled set.

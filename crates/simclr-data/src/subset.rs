@@ -105,6 +105,10 @@ impl Pictures for Subset {
     fn name(&self) -> &str {
         self.set.name()
     }
+
+    fn place(&self, index: usize) -> String {
+        if index < self.len() { self.set.place(self.members.place(index)) } else { format!("{}/{index}", self.name()) }
+    }
 }
 
 impl std::fmt::Debug for Subset {
@@ -128,6 +132,7 @@ mod tests {
         assert_eq!((part.len(), part.is_empty(), part.name()), (3, false, set.name()));
         assert_eq!(part.picture(2).unwrap(), set.picture(6).unwrap());
         assert_eq!((part.label(2), part.label(3)), (set.label(6), None));
+        assert_eq!((part.place(2), set.place(6)), ("shapes/6".into(), "shapes/6".into()));
         assert_eq!(part.classes(), set.classes());
         let error = part.picture(3).unwrap_err().to_string();
         assert_eq!(error, "shapes has 3 pictures; there is no picture 3 (the first is 0)");
@@ -141,6 +146,7 @@ mod tests {
         let part = Subset::of(set.clone(), vec![7, 2, 7]).unwrap();
         assert_eq!((part.len(), part.label(0), part.label(3)), (3, set.label(7), None));
         assert_eq!(part.picture(1).unwrap(), set.picture(2).unwrap());
+        assert_eq!(part.place(1), "shapes/2");
         assert_eq!(part.picture(2).unwrap(), set.picture(7).unwrap());
         assert!(matches!(part.picture(3), Err(DataError::Index { index: 3, len: 3, .. })));
         assert!(matches!(Subset::of(set.clone(), vec![10]), Err(DataError::Index { index: 10, len: 10, .. })));

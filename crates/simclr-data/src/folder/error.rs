@@ -59,6 +59,14 @@ pub enum FolderError {
         /// The classes of the training split.
         classes: Vec<String>,
     },
+    /// A file that is no picture, or a damaged one.
+    #[error("{}: {reason}", path.display())]
+    NoPicture {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A picture that was good when the folder was opened cannot be read any more.
     #[error("{}: could be read when the folder was opened, and cannot now: {reason}", path.display())]
     Lost {

@@ -274,6 +274,22 @@ impl Folder {
     }
 }
 
+/// The picture of one file as a [`Folder`] has it: decoded, turned, in 8-bit RGB, its shorter side at most `shorter_side`.
+///
+/// # Errors
+/// [`FolderError::NoPicture`] with the reason if it cannot be read.
+pub fn read_picture(path: &Path, shorter_side: Option<u32>) -> Result<Picture, DataError> {
+    let wrong = |reason: String| FolderError::NoPicture { path: path.to_owned(), reason };
+    let about = fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+    if !about.is_file() {
+        // A pipe would never end.
+        return Err(wrong("it is no regular file".into()).into());
+    }
+    let bytes = index::read(path, about.len()).map_err(wrong)?;
+    let bytes = bytes.ok_or_else(|| wrong("its content is no JPEG, PNG, WebP, BMP, GIF or TIFF".into()))?;
+    Ok(decode::shrunk(decode::decode(&bytes).map_err(wrong)?, shorter_side))
+}
+
 impl FolderConfig {
     fn validate(&self) -> Result<(), DataError> {
         let wrong = |field, found: String, expected| Err(DataError::Setting { field, found, expected });
@@ -324,5 +340,13 @@ impl Pictures for Folder {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn place(&self, index: usize) -> String {
+        if index < self.members.len() {
+            self.path(index).to_string_lossy().into_owned()
+        } else {
+            format!("{}/{index}", self.name)
+        }
     }
 }

@@ -455,3 +455,18 @@ proptest! {
         })?;
     }
 }
+
+#[test]
+fn a_picture_s_place_is_its_file_as_a_user_opens_it() {
+    let dir = TempDir::new().unwrap();
+    for name in ["train/cat/a.png", "train/dog/b.png", "test/dog/c.png"] {
+        write(&dir, name, png(4, 4, [1, 2, 3]));
+    }
+    let folder = open(&dir);
+    let cat = (0..2).find(|&index| folder.label(index) == Some(0)).unwrap();
+    let place = dir.path().join("train/cat/a.png").display().to_string();
+    assert_eq!(folder.place(cat), place);
+    assert_eq!(folder.place(2), format!("{}/2", folder.name()), "there is no such picture");
+    let part = crate::Subset::of(Arc::new(folder), vec![cat]).unwrap();
+    assert_eq!(part.place(0), place);
+}
