@@ -44,6 +44,35 @@ fn a_pth_file_is_imported_evaluated_and_exported() {
 }
 
 #[test]
+fn an_encoder_goes_out_as_onnx_and_under_torchvision_s_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (course, at) = (golden("pth_course.pth"), dir.path().display());
+    let course = course.display();
+    for (out, rest) in [("a.onnx", ""), ("b.onnx", "--input pixels")] {
+        let exported = result(&format!("export --checkpoint {course} --out {at}/{out} {rest} --quiet"));
+        assert_eq!((&exported["arch"], &exported["width"]), (&"resnet18".into(), &2.into()));
+        let bytes = fs::read(dir.path().join(out)).unwrap();
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(has("simclr-train") && has("pictures") && has("features") && has("sha256"), "{out}");
+        assert_eq!(has("Cast"), out == "b.onnx", "only bytes are normalised inside");
+    }
+
+    // The encoder under torchvision's names is the same encoder.
+    let top = |checkpoint: &str| {
+        let knn = result(&format!("knn --data shapes --subset 64 --quiet --no-baselines --checkpoint {checkpoint}"));
+        knn["protocols"].clone()
+    };
+    for ending in ["pth", "safetensors"] {
+        let file = format!("{at}/torchvision.{ending}");
+        result(&format!("export --checkpoint {course} --names torchvision --out {file} --quiet"));
+        assert_eq!(top(&file), top(&course.to_string()), "{ending}");
+    }
+    let bytes = fs::read(dir.path().join("torchvision.safetensors")).unwrap();
+    let names = String::from_utf8_lossy(&bytes[8..2_000]).into_owned();
+    assert!(names.contains("\"bn1.bias\"") && !names.contains("\"g.0") && !names.contains("\"f.0"), "{names}");
+}
+
+#[test]
 fn what_cannot_be_converted_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let (course, views) = (golden("pth_course.pth"), golden("pth_views.pth"));
@@ -64,14 +93,33 @@ fn what_cannot_be_converted_leaves_nothing_behind() {
         (format!("import {at}/half.pth --out {at}/a"), 1, &["half.pth: not a whole zip archive"]),
         (format!("import {views} --out {at}/a"), 1, &["pth_views.pth: not a model", "f.0.weight"]),
         (format!("import {course} --out {at}/none/a"), 1, &["none/a: No such file"]),
-        (format!("export --checkpoint {course} --out {at}/a"), 2, &["--out is ", "give --format pth or safetensors"]),
+        (
+            format!("export --checkpoint {course} --out {at}/a"),
+            2,
+            &["--out is ", "give --format pth, safetensors or onnx"],
+        ),
         (
             format!("export --checkpoint {course} --format pt --out {at}/a"),
             2,
-            &["--format is pt", "pth or safetensors"],
+            &["--format is pt", "pth, safetensors or onnx"],
         ),
-        (format!("export --checkpoint {course} --format onnx --out {at}/a"), 2, &["--format is onnx", "not write yet"]),
-        (format!("export --checkpoint {course} --out {at}/a.onnx"), 2, &["--format is onnx", "not write yet"]),
+        (
+            format!("export --checkpoint {course} --names mine --out {at}/a.pth"),
+            2,
+            &["--names is mine, expected course"],
+        ),
+        (
+            format!("export --checkpoint {course} --names course --out {at}/a.onnx"),
+            2,
+            &["--names belongs to", "is onnx"],
+        ),
+        (format!("export --checkpoint {course} --input pixels --out {at}/a.pth"), 2, &["--input belongs to", "is pth"]),
+        (
+            format!("export --checkpoint {course} --input u8 --out {at}/a.onnx"),
+            2,
+            &["--input is u8, expected normalized"],
+        ),
+        (format!("export --checkpoint {course} --out {at}/none/a.onnx"), 1, &["none/a.onnx: No such file"]),
         (format!("export --checkpoint {at} --out {at}/a.pth"), 1, &["model.safetensors: No such file"]),
     ] {
         let ended = run(&format!("{typed} --quiet"));

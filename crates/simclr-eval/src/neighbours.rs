@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn few_rows_are_all_and_wrong_ones_are_named() {
-        let rows = |numbers: &[[f32; 2]]| Tensor::new(numbers, &Device::Cpu).unwrap();
+        let rows = |numbers: &[[f32; 2]]| {
+            Tensor::from_slice(numbers.as_flattened(), (numbers.len(), 2), &Device::Cpu).unwrap()
+        };
         let bank = rows(&[[0.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]);
         let found = neighbours(&bank, &rows(&[[2.0, 0.0]]), 10).unwrap();
         let order: Vec<usize> = found[0].iter().map(|(_, row)| *row).collect();

@@ -51,6 +51,8 @@ impl Cli {
             Some(Command::Cs231n(arguments)) => arguments.output,
             Some(Command::Import(arguments)) => arguments.output,
             Some(Command::Export(arguments)) => arguments.output,
+            Some(Command::Embed(arguments)) => arguments.output,
+            Some(Command::Search(arguments)) => arguments.output,
             Some(Command::Augment(arguments)) => arguments.output,
             Some(Command::Status(arguments)) => arguments.output,
             Some(Command::Presets(arguments)) => arguments.output,
@@ -85,6 +87,14 @@ pub(crate) enum Command {
     Import(ImportArguments),
     /// Write the weights of a checkpoint for other programs
     Export(ExportArguments),
+    /// Turn the pictures of a data set into features, one row each, in a file for other programs
+    ///
+    /// Memory does not grow with the set. When it is interrupted, the same command goes on.
+    Embed(EmbedArguments),
+    /// Find the pictures that are most like one, among those that `embed` has written features of
+    ///
+    /// Every row is compared, none is left out. --like is a picture, or the path of a row as the file has it.
+    Search(SearchArguments),
     /// Draw pictures of a data set beside their augmented views, with the parameters that made them
     Augment(AugmentArguments),
     /// Tell how a run stands, while it trains too
@@ -470,6 +480,32 @@ impl Cs231nArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct SearchArguments {
+    /// The picture, or the path of a row of --features
+    #[arg(long, value_name = "PICTURE")]
+    pub(crate) like: String,
+    /// A file that `embed` has written: Parquet, npy or safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) features: PathBuf,
+    /// The encoder that the features are of [default: as the file says]
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// How many are shown
+    #[arg(long, value_name = "K", default_value_t = 10)]
+    pub(crate) top: usize,
+    /// An HTML page to write, with small pictures in it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// The folder that a named data set is in, for the small pictures [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct AugmentArguments {
     #[command(flatten)]
     pub(crate) data: DataArguments,
@@ -520,12 +556,47 @@ pub(crate) struct ExportArguments {
     /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
     #[arg(long, value_name = "C")]
     pub(crate) checkpoint: PathBuf,
-    /// pth (for torch.load) or safetensors [default: as the name of --out ends]
+    /// pth (for torch.load), safetensors, or onnx (the encoder alone, batch norm folded) [default: as the name of --out ends]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
+    /// pth, safetensors: the course's names, or torchvision's, of the encoder alone: course or torchvision [default: course]
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) names: Option<String>,
+    /// onnx: what it takes: normalized numbers [n, 3, h, w], or pixels, bytes [n, h, w, 3], which it normalises itself [default:
+    /// normalized]
+    #[arg(long, value_name = "INPUT")]
+    pub(crate) input: Option<String>,
     /// The file to write; one that exists is not replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EmbedArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The split: train or test; of test, all pictures unless --subset is given here [default: train]
+    #[arg(long, value_name = "SPLIT", help_heading = "Data")]
+    pub(crate) split: Option<String>,
+    /// Only the I-th of N consecutive parts, counted from 1: together they are the whole
+    #[arg(long, value_name = "I/N", help_heading = "Data")]
+    pub(crate) shard: Option<String>,
+    /// Rows of unit length: their products are cosines
+    #[arg(long)]
+    pub(crate) normalize: bool,
+    /// parquet (paths, labels and vectors), safetensors (the same) or npy (vectors alone) [default: as the name of --out ends]
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub(crate) format: Option<String>,
+    /// The file to write; one that exists is not replaced
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

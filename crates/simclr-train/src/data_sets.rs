@@ -154,8 +154,21 @@ impl DataSet {
         subset: Option<usize>,
         output: &Output,
     ) -> anyhow::Result<Option<Arc<dyn Pictures>>> {
+        Ok(self.opened_test(place, subset, output)?.map(|opened| opened.pictures))
+    }
+
+    /// [`Self::test`] with all that is known of it.
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    pub(crate) fn opened_test(
+        &self,
+        place: Place<'_>,
+        subset: Option<usize>,
+        output: &Output,
+    ) -> anyhow::Result<Option<Opened>> {
         match self.open(place, Split::Test, subset, output) {
-            Ok(opened) => self.cut(opened.pictures, Split::Test, subset).map(Some),
+            Ok(opened) => Ok(Some(Opened { pictures: self.cut(opened.pictures, Split::Test, subset)?, ..opened })),
             Err(DataError::Folder(FolderError::NoTestSplit { .. })) => Ok(None),
             Err(error) => Err(error.into()),
         }

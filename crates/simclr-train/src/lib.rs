@@ -14,7 +14,9 @@ mod convert;
 mod course_report;
 mod cs231n;
 mod data_sets;
+mod embed;
 mod evaluate;
+mod features_file;
 mod fetch;
 mod interrupt;
 mod knn;
@@ -31,6 +33,7 @@ mod pretrain;
 mod progress;
 mod report;
 mod run_folder;
+mod search;
 mod settings;
 mod sheet;
 mod status;
@@ -99,6 +102,8 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),
+        Some(Command::Embed(arguments)) => embed::command(arguments, output),
+        Some(Command::Search(arguments)) => search::command(arguments, output),
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
         Some(Command::Status(arguments)) => status::command(arguments, output),
         Some(Command::Presets(arguments)) => preset::command(arguments, output),

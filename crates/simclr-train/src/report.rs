@@ -47,7 +47,8 @@ impl Table {
     }
 }
 
-const STYLE: &str = "\
+/// What pages of this program look like.
+pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark;--text:#1f2328;--faint:#59636e;--rule:#d8dee4;--ground:#fff;--code:#f3f5f7;--strong:#0b62d6}\
 @media(prefers-color-scheme:dark){:root{--text:#e6edf3;--faint:#9198a1;--rule:#30363d;--ground:#0d1117;--code:#161b22;--strong:#58a6ff}}\
 *{box-sizing:border-box}body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:60rem;font:16px/1.5 system-ui,sans-serif;\

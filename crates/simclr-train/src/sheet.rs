@@ -66,8 +66,19 @@ pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet)
             draw(view + 1, &transform.pixels(&picture, &parameters), &caption::of(&parameters))?;
         }
     }
+    encoded(&canvas)
+}
+
+/// A picture in a square of `side` pixels, as a PNG.
+pub(crate) fn thumbnail(picture: &Picture, side: u32) -> anyhow::Result<Vec<u8>> {
+    let mut canvas = RgbImage::from_pixel(side, side, GROUND);
+    fit(&mut canvas, picture, 0, 0, side)?;
+    encoded(&canvas)
+}
+
+fn encoded(canvas: &RgbImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    canvas.write_to(&mut bytes, ImageFormat::Png).context("the sheet of views cannot be encoded")?;
+    canvas.write_to(&mut bytes, ImageFormat::Png).context("a picture cannot be encoded as PNG")?;
     Ok(bytes.into_inner())
 }
 
