@@ -10,9 +10,10 @@ use crate::cs231n::Experiment;
 use crate::linear::to_json;
 use crate::output::Output;
 use crate::plot::{self, Plot, Series};
-use crate::report::{self, Report, Table};
+use crate::report::{self, Report};
 use crate::run_folder::write_whole;
 use crate::settings;
+use crate::table::Table;
 
 /// The numbers of one experiment; accuracies are fractions.
 pub(crate) struct Findings {

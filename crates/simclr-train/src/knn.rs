@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::data_sets::Place;
 use crate::evaluate::{KnnSets, add_classes, describe, frozen, to_json};
 use crate::output::Output;
-use crate::report::Table;
 use crate::run_folder::write_whole;
+use crate::table::Table;
 use crate::{Ending, Usage, machine};
 
 /// Classifies a split by its neighbours in the training split.

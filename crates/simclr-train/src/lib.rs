@@ -27,6 +27,7 @@ mod meter;
 mod metrics;
 mod monitor;
 mod output;
+mod page;
 mod plot;
 mod preset;
 mod pretrain;
@@ -38,7 +39,9 @@ mod settings;
 mod sheet;
 mod status;
 mod summary;
+mod table;
 mod tensorboard;
+mod thumbnails;
 mod training;
 mod warning;
 

@@ -19,8 +19,8 @@ use crate::evaluate::{KnnSets, frozen};
 use crate::logistic::LogisticTest;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::report::Table;
 use crate::run_folder::write_whole;
+use crate::table::Table;
 use crate::{Ending, Usage, checkpoint, machine};
 
 /// The pictures of a linear evaluation and how it is done.

@@ -15,10 +15,11 @@ use simclr_ops::Context;
 use crate::cli::{DataArguments, SearchArguments};
 use crate::features_file::{self, FeaturesFile};
 use crate::output::Output;
-use crate::report::Table;
 use crate::run_folder::write_whole;
+use crate::table::Table;
+use crate::thumbnails::Thumbnails;
 use crate::{Ending, Usage, checkpoint, machine};
-use page::{Page, Thumbnails};
+use page::Page;
 
 /// Shows the nearest pictures of a file of features.
 pub(crate) fn command(arguments: &SearchArguments, output: &Output) -> anyhow::Result<Ending> {

@@ -16,10 +16,11 @@ use crate::metrics::{self, Event};
 use crate::output::Output;
 use crate::plot::{self, Plot, Series};
 use crate::progress::human;
-use crate::report::{self, Report, Table};
+use crate::report::{self, Report};
 use crate::run_folder::{RunFolder, write_whole};
 use crate::settings;
 use crate::sheet::{self, Sheet};
+use crate::table::Table;
 
 /// What a finished run reached.
 pub(crate) struct Outcome {

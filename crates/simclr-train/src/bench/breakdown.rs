@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use simclr_ops::profile::{Entry, Profile};
 
-use crate::report::Table;
+use crate::table::Table;
 
 /// What the machine can do at most, measured just before.
 pub(crate) struct Peak {

@@ -1,0 +1,85 @@
+//! What an encoder is asked.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{DataArguments, MachineArguments};
+use crate::output::OutputArguments;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KnnArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The split that asks: test or train [default: test]
+    #[arg(long, value_name = "SPLIT", help_heading = "Data")]
+    pub(crate) split: Option<String>,
+    /// Neighbours that vote [default: 200]
+    #[arg(long, value_name = "K")]
+    pub(crate) knn_k: Option<usize>,
+    /// Temperature of a vote exp(sim / t) [default: 0.5]
+    #[arg(long, value_name = "T")]
+    pub(crate) knn_temperature: Option<f64>,
+    /// Only the checkpoint, without raw pixels and a random encoder beside it
+    #[arg(long)]
+    pub(crate) no_baselines: bool,
+    /// Write the result as JSON to a file too
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinearArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The labels that are learned from: the first part of the labelled training pictures (10% or 0.1), or so many of each class
+    /// drawn by --seed (25-per-class) [default: 10%]
+    #[arg(long, value_name = "CHOICE", help_heading = "Data")]
+    pub(crate) labels: Option<String>,
+    /// Draw N-per-class labels so many times, from --seed on, and show mean and deviation [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub(crate) draws: Option<u64>,
+    /// lbfgs: logistic regression on features that are made once, its penalty chosen on held-out training labels; adam: the course's
+    /// training on augmented pictures [default: lbfgs, or adam if one of its flags is given]
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub(crate) method: Option<String>,
+    /// Passes over them [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<u64>,
+    /// Pictures in a batch [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// Weight decay, in the gradient (L2) [default: 1e-6]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// What initial values, order and augmentation are drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Leave the encoder in training mode, as the course does: batches are normalised by their own statistics, and the running
+    /// ones drift
+    #[arg(long)]
+    pub(crate) batch_statistics: bool,
+    /// Only the checkpoint, without raw pixels and a random encoder beside it
+    #[arg(long)]
+    pub(crate) no_baselines: bool,
+    /// Write the result as JSON to a file too
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
