@@ -51,6 +51,12 @@ pub enum EvalError {
         /// The temperature given.
         found: f64,
     },
+    /// A cosine from which on rows are taken for the same that cannot be.
+    #[error("the threshold of duplicates is {found}, expected a cosine above 0 and at most 1")]
+    Threshold {
+        /// The threshold given.
+        found: f64,
+    },
     /// A label that is no class.
     #[error("{argument} has label {found}, expected 0 to {}", classes - 1)]
     Label {

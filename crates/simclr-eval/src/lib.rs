@@ -6,6 +6,7 @@
 //! ([`encode`]). Nothing here changes an encoder's parameters.
 
 mod confusion;
+mod duplicates;
 mod error;
 mod extractor;
 mod features;
@@ -18,6 +19,9 @@ mod ranking;
 mod sweep;
 
 pub use confusion::Confusion;
+pub use duplicates::{
+    DuplicateCount, DuplicateGroup, Duplicates, DuplicatesConfig, DuplicatesMethod, Recall, duplicates,
+};
 pub use error::EvalError;
 pub use extractor::{BatchStatistics, FeatureExtractor, RawPixels};
 pub use features::{Features, embed, encode, raw_pixels};

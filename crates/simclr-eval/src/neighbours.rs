@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use simclr_ops::{Context, l2_normalize};
+use simclr_ops::l2_normalize::SHORTEST;
 
 use crate::error::EvalError;
 use crate::knn::{Neighbour, by_nearness, nearest};
@@ -42,8 +42,8 @@ pub fn neighbours(bank: &Tensor, queries: &Tensor, k: usize) -> Result<Vec<Vec<(
     Ok((0..queries.len() / d).map(of_query).collect())
 }
 
-/// Rows of unit length, and how long they are.
-fn unit_rows(argument: &'static str, rows: &Tensor) -> Result<(Vec<f32>, usize), EvalError> {
+/// Rows of unit length, one after the other, and how many numbers a row has; rows of zeros stay zeros.
+pub(crate) fn unit_rows(argument: &'static str, rows: &Tensor) -> Result<(Vec<f32>, usize), EvalError> {
     let &[n, d] = rows.dims() else {
         let found = rows.dims().to_vec();
         return Err(EvalError::Shape { argument, found, expected: "[n, d]".into() });
@@ -54,7 +54,16 @@ fn unit_rows(argument: &'static str, rows: &Tensor) -> Result<(Vec<f32>, usize),
     if rows.dtype() != DType::F32 {
         return Err(EvalError::Dtype { argument, found: rows.dtype() });
     }
-    let unit = l2_normalize::forward(&Context::new(), &rows.contiguous()?)?.0.flatten_all()?.to_vec1::<f32>()?;
+    let mut unit = rows.flatten_all()?.to_vec1::<f32>()?;
+    // As `simclr_ops::l2_normalize`, in place: of many rows one copy is enough.
+    unit.par_chunks_mut(d).for_each(|row| {
+        let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        if norm <= SHORTEST {
+            row.fill(0.0);
+        } else {
+            row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+        }
+    });
     match unit.par_chunks(d).position_first(|row| row.iter().any(|number| !number.is_finite())) {
         Some(row) => Err(EvalError::NotFinite { argument, row }),
         None => Ok((unit, d)),

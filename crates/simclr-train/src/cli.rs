@@ -17,7 +17,7 @@ pub(crate) use bench::{
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
 pub(crate) use evaluation::{KnnArguments, LinearArguments};
-pub(crate) use features::{EmbedArguments, SearchArguments};
+pub(crate) use features::{DuplicatesArguments, EmbedArguments, SearchArguments};
 pub(crate) use runs::{MachineArguments, PresetsArguments, StatusArguments};
 pub(crate) use training::{Cs231nArguments, PretrainArguments};
 pub(crate) use weights::{ExportArguments, ImportArguments};
@@ -62,6 +62,7 @@ impl Cli {
             Some(Command::Export(arguments)) => arguments.output,
             Some(Command::Embed(arguments)) => arguments.output,
             Some(Command::Search(arguments)) => arguments.output,
+            Some(Command::Duplicates(arguments)) => arguments.output,
             Some(Command::Augment(arguments)) => arguments.output,
             Some(Command::Status(arguments)) => arguments.output,
             Some(Command::Presets(arguments)) => arguments.output,
@@ -104,6 +105,13 @@ pub(crate) enum Command {
     ///
     /// Every row is compared, none is left out. --like is a picture, or the path of a row as the file has it.
     Search(SearchArguments),
+    /// Find the pictures that a set has more than once, or nearly, by the features that `embed` has written
+    ///
+    /// Two pictures are linked if the cosine of their features is at least --threshold; a group is all pictures that are linked with one
+    /// another, be it by way of others (single linkage): two of a large group may be less alike. Without --threshold it comes
+    /// from the data: ten times nearer than usual, in 1 - cosine, where usual is the tenth nearest of the median picture. What other
+    /// thresholds would find is told, too. Groups whose labels differ are marked. Nothing is ever removed.
+    Duplicates(DuplicatesArguments),
     /// Draw pictures of a data set beside their augmented views, with the parameters that made them
     Augment(AugmentArguments),
     /// Tell how a run stands, while it trains too

@@ -14,6 +14,7 @@ mod convert;
 mod course_report;
 mod cs231n;
 mod data_sets;
+mod duplicates;
 mod embed;
 mod evaluate;
 mod features_file;
@@ -107,6 +108,7 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Export(arguments)) => convert::export(arguments, output),
         Some(Command::Embed(arguments)) => embed::command(arguments, output),
         Some(Command::Search(arguments)) => search::command(arguments, output),
+        Some(Command::Duplicates(arguments)) => duplicates::command(arguments, output),
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
         Some(Command::Status(arguments)) => status::command(arguments, output),
         Some(Command::Presets(arguments)) => preset::command(arguments, output),

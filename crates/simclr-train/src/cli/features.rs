@@ -60,3 +60,33 @@ pub(crate) struct SearchArguments {
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DuplicatesArguments {
+    /// A file that `embed` has written: Parquet, npy or safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) features: PathBuf,
+    /// The cosine of features from which on two pictures are linked, above 0 and at most 1: 1 is the same direction
+    /// [default: from the data]
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
+    pub(crate) threshold: Option<f64>,
+    /// Of more pictures than this not all pairs are compared, but those in near cells; how many that finds is measured
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) exact_up_to: usize,
+    /// Compare all pairs, however many pictures there are
+    #[arg(long, conflicts_with = "exact_up_to")]
+    pub(crate) exact: bool,
+    /// An HTML page to write, with small pictures in it
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    /// A list to write of the pictures that could go, one path a line: all of each group but its first
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) remove_list: Option<PathBuf>,
+    /// The folder that a named data set is in, for the small pictures [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
