@@ -1,5 +1,6 @@
 //! A set once through: in order and without chance for evaluation, or shuffled and augmented.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -52,11 +53,43 @@ pub fn batches_ahead(
     let len = set.len();
     // A batch of 0 is one job, which says what is wrong with it.
     let end = if batch == 0 { first + 1 } else { len.div_ceil(batch) };
-    let make = move |job: usize| {
+    ahead(first.min(end)..end, workers, move |job| {
         let indices = (job * batch..len.min((job + 1) * batch)).collect();
         make(set.as_ref(), &Transform::Test(&transform), batch, indices)
-    };
-    let made = Prefetch::new(first.min(end)..end, workers, 2, make).map_err(DataError::Thread)?;
+    })
+}
+
+/// One view of each picture of `set`, as [`augmented_batches`] makes them in `epoch`, ahead on `workers` threads; at most two more
+/// batches than those wait.
+///
+/// There are as few batches of at most `batch` pictures as that takes, and none is smaller than another by more than one picture:
+/// the statistics of a small rest would say little.
+///
+/// # Errors
+/// Items are errors as in [`batches`]; [`DataError::Thread`] if a thread cannot be started.
+pub fn even_batches_ahead(
+    set: Arc<dyn Pictures>,
+    transform: TrainTransform,
+    batch: usize,
+    epoch: u64,
+    workers: usize,
+) -> Result<impl Iterator<Item = Result<Batch, DataError>>, DataError> {
+    let len = set.len();
+    let jobs = if batch == 0 { 1 } else { len.div_ceil(batch) };
+    let order = epoch_order(transform.seed(), epoch, len);
+    ahead(0..jobs, workers, move |job| {
+        let indices = order[job * len / jobs..(job + 1) * len / jobs].to_vec();
+        make(set.as_ref(), &Transform::Train { transform: &transform, epoch }, batch, indices)
+    })
+}
+
+/// What `make` makes of consecutive jobs, on threads; nothing after an error.
+fn ahead(
+    jobs: Range<usize>,
+    workers: usize,
+    make: impl Fn(usize) -> Result<Batch, DataError> + Send + Sync + 'static,
+) -> Result<impl Iterator<Item = Result<Batch, DataError>>, DataError> {
+    let made = Prefetch::new(jobs, workers, 2, make).map_err(DataError::Thread)?;
     let mut failed = false;
     Ok(made.take_while(move |made| !std::mem::replace(&mut failed, made.is_err())))
 }
@@ -161,7 +194,7 @@ impl std::fmt::Debug for Batches<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Shapes, Split, compute_test_transform};
+    use crate::{Shapes, Split, compute_test_transform, compute_train_transform};
 
     #[test]
     fn batches_made_ahead_are_the_same() {
@@ -179,6 +212,26 @@ mod tests {
             }
         }
         let mut none = batches_ahead(set, transform, 0, 0, 1).unwrap();
+        assert!(matches!(none.next(), Some(Err(DataError::Setting { field: "batch", .. }))));
+        assert!(none.next().is_none());
+    }
+
+    #[test]
+    fn even_batches_have_the_same_views_and_no_small_rest() {
+        let set: Arc<dyn Pictures> = Arc::new(Shapes::new(3, Split::Train, 10));
+        let transform = compute_train_transform(4);
+        let numbers = |batch: &Batch| batch.pictures.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let all: Vec<Batch> = augmented_batches(set.as_ref(), &transform, 10, 2).map(Result::unwrap).collect();
+        for (most, workers, sizes) in
+            [(3, 1, vec![2, 3, 2, 3]), (9, 2, vec![5, 5]), (10, 1, vec![10]), (64, 3, vec![10])]
+        {
+            let even = even_batches_ahead(set.clone(), transform.clone(), most, 2, workers).unwrap();
+            let even: Vec<Batch> = even.map(Result::unwrap).collect();
+            assert_eq!(even.iter().map(|batch| batch.indices.len()).collect::<Vec<_>>(), sizes);
+            assert_eq!(even.iter().flat_map(|batch| batch.indices.clone()).collect::<Vec<_>>(), all[0].indices);
+            assert!(even.iter().flat_map(numbers).collect::<Vec<_>>() == numbers(&all[0]));
+        }
+        let mut none = even_batches_ahead(set, transform, 0, 0, 1).unwrap();
         assert!(matches!(none.next(), Some(Err(DataError::Setting { field: "batch", .. }))));
         assert!(none.next().is_none());
     }

@@ -41,7 +41,7 @@ mod subset;
 mod torch;
 mod transform;
 
-pub use batches::{Batch, Batches, augmented_batches, batches, batches_ahead};
+pub use batches::{Batch, Batches, augmented_batches, batches, batches_ahead, even_batches_ahead};
 pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
 pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress, read_picture};

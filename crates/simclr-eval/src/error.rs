@@ -75,9 +75,11 @@ pub enum EvalError {
         /// The first such row.
         row: usize,
     },
-    /// A setting of a linear evaluation that cannot be.
-    #[error("{field} of the linear evaluation is {found}, expected {expected}")]
+    /// A setting of a training that cannot be.
+    #[error("{field} of the {of} is {found}, expected {expected}")]
     Setting {
+        /// The training.
+        of: &'static str,
         /// The setting.
         field: &'static str,
         /// Its value.
@@ -85,9 +87,11 @@ pub enum EvalError {
         /// What it should be.
         expected: &'static str,
     },
-    /// The classifier's loss is not finite any more.
-    #[error("the loss of the linear classifier is not finite in epoch {epoch}: a lower learning rate may help")]
+    /// A classifier's loss, or its gradient, is not finite any more.
+    #[error("the loss of the {of} is not finite in epoch {epoch}: a lower learning rate may help")]
     Diverged {
+        /// The training.
+        of: &'static str,
         /// The epoch, from 1.
         epoch: u64,
     },

@@ -3,19 +3,21 @@
 //! [`embed`] turns a set of pictures into [`Features`]; [`knn`] says how well the nearest neighbours of one set's features
 //! tell the classes of another's. [`agreement`] and [`spread`] say how embeddings lie, without labels. [`linear`] trains one
 //! linear layer on the features of a [`FeatureExtractor`] as they come, [`sweep`] a logistic regression on features that are known
-//! ([`encode`]). Nothing here changes an encoder's parameters.
+//! ([`encode`]). Nothing of this changes an encoder's parameters; [`finetune`] trains them with the layer.
 
 mod confusion;
 mod duplicates;
 mod error;
 mod extractor;
 mod features;
+mod finetune;
 mod geometry;
 mod knn;
 mod linear;
 mod logistic;
 mod neighbours;
 mod ranking;
+mod score;
 mod sweep;
 
 pub use confusion::Confusion;
@@ -25,9 +27,11 @@ pub use duplicates::{
 pub use error::EvalError;
 pub use extractor::{BatchStatistics, FeatureExtractor, RawPixels};
 pub use features::{Features, embed, encode, raw_pixels};
+pub use finetune::{FinetuneConfig, FinetuneEvent, Finetuned, finetune};
 pub use geometry::{Agreement, Spread, agreement, spread};
 pub use knn::{KnnProtocol, KnnResult, knn};
-pub use linear::{LinearConfig, LinearEpoch, LinearEvent, LinearResult, Score, linear};
+pub use linear::{LinearConfig, LinearEpoch, LinearEvent, LinearResult, linear};
 pub use logistic::{Logistic, LogisticConfig};
 pub use neighbours::neighbours;
+pub use score::Score;
 pub use sweep::{Swept, Tried, fits, sweep};

@@ -62,7 +62,12 @@ impl Logistic {
         check(features, labels, classes)?;
         if !(config.strength.is_finite() && config.strength > 0.0) {
             let found = config.strength.to_string();
-            return Err(EvalError::Setting { field: "strength", found, expected: "a finite number above 0" });
+            return Err(EvalError::Setting {
+                of: "linear evaluation",
+                field: "strength",
+                found,
+                expected: "a finite number above 0",
+            });
         }
         let d = features.dim(1)?;
         let begin = start.filter(|start| start.numbers.len() == classes * (d + 1));

@@ -1,8 +1,9 @@
 //! ResNet encoders and the projection head of SimCLR, with PyTorch's parameter names.
 //!
 //! [`Model`] is the course's: an encoder `f` whose pooled features are what one keeps, and a projection head `g` whose
-//! outputs the contrastive loss compares.
+//! outputs the contrastive loss compares. A [`Classifier`] is what takes the head's place when classes are learned.
 
+mod classifier;
 mod config;
 mod encoder;
 mod error;
@@ -18,6 +19,7 @@ mod pth;
 mod torchvision;
 mod weights;
 
+pub use classifier::Classifier;
 pub use config::{Arch, ModelConfig, Stem, WeightsFile};
 pub use error::ModelError;
 pub use frozen::FrozenEncoder;

@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// The state dict in PyTorch's order.
-    fn in_order(&self) -> Result<Vec<(String, Tensor)>> {
+    pub(crate) fn in_order(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state: BTreeMap<String, Tensor> = self.state().into_iter().collect();
         Ok(layout(&self.config)?.into_iter().filter_map(|(name, _)| state.remove_entry(&name)).collect())
     }
@@ -260,6 +260,18 @@ impl Model {
         self.freeze().features(x)
     }
 
+    /// Features of pictures as a layer of one's own takes them, not normalised: with `train` in candle's graph, for
+    /// [`Model::backward`], normalised by the batch's own statistics, which the running ones follow; without, [`Model::features`].
+    ///
+    /// # Shapes
+    /// As [`Model::features`].
+    ///
+    /// # Errors
+    /// If `x` is not as above, or in training so small that a channel of the last layer has one value.
+    pub fn features_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        if train { self.encode(x, Mode::Train, 1) } else { self.features(x) }
+    }
+
     /// The encoder for evaluation, whose weights are made ready once for many batches.
     pub fn freeze(&self) -> FrozenEncoder<'_> {
         FrozenEncoder::new(self)
@@ -301,7 +313,7 @@ impl Model {
     /// Gradients of `loss` for all parameters: those that candle knows and those of the encoder's tapes, in one store.
     ///
     /// # Errors
-    /// If `loss` is not a scalar that comes from [`Model::forward_t`] in training, or was used already.
+    /// If `loss` is not a scalar that comes from this model in training, or was used already.
     pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
         if loss.elem_count() != 1 {
             candle_core::bail!("a loss is one number, found a tensor of shape {:?}", loss.dims());
@@ -315,6 +327,11 @@ impl Model {
     /// What an optimizer updates, sorted by name; not the running statistics.
     pub fn parameters(&self) -> &[(String, Var)] {
         &self.parameters
+    }
+
+    /// Those of them that are the encoder's: what [`Model::features_t`] depends on.
+    pub fn encoder_parameters(&self) -> Vec<(String, Var)> {
+        self.parameters.iter().filter(|(name, _)| name.starts_with("f.")).cloned().collect()
     }
 
     /// The state dict: all parameters and running statistics, sorted by name. The tensors share the model's memory.

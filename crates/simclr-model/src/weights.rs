@@ -1,6 +1,6 @@
 //! Weights in and out of safetensors and `.pth` files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -17,8 +17,17 @@ use crate::{pth, torchvision};
 
 /// Writes `tensors` with the description of their model; the file is whole or not there.
 pub(crate) fn save(path: &Path, config: &ModelConfig, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
+    save_with(path, config.to_metadata(), tensors)
+}
+
+/// Writes `tensors` with any metadata; the file is whole or not there.
+pub(crate) fn save_with(
+    path: &Path,
+    metadata: HashMap<String, String>,
+    tensors: &[(String, Tensor)],
+) -> Result<(), ModelError> {
     let data = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    let bytes = safetensors::serialize(data, Some(config.to_metadata()))
+    let bytes = safetensors::serialize(data, Some(metadata))
         .map_err(|source| ModelError::Format { path: path.to_owned(), source })?;
     write_whole(path, &bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source })
 }

@@ -16,7 +16,7 @@ pub(crate) use bench::{
     BenchLossArguments, BenchStepArguments,
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
-pub(crate) use evaluation::{KnnArguments, LinearArguments};
+pub(crate) use evaluation::{FinetuneArguments, KnnArguments, LinearArguments};
 pub(crate) use features::{DuplicatesArguments, EmbedArguments, SearchArguments};
 pub(crate) use runs::{MachineArguments, PresetsArguments, StatusArguments};
 pub(crate) use training::{Cs231nArguments, PretrainArguments};
@@ -57,6 +57,7 @@ impl Cli {
             Some(Command::Pretrain(arguments)) => arguments.output,
             Some(Command::Knn(arguments)) => arguments.output,
             Some(Command::Linear(arguments)) => arguments.output,
+            Some(Command::Finetune(arguments)) => arguments.output,
             Some(Command::Cs231n(arguments)) => arguments.output,
             Some(Command::Import(arguments)) => arguments.output,
             Some(Command::Export(arguments)) => arguments.output,
@@ -85,6 +86,11 @@ pub(crate) enum Command {
     /// Raw pixels and a random encoder are evaluated beside it. It learns from the labels of the first tenth of the training
     /// pictures, as the course does; `--method adam` is the course's training, ten epochs of Adam.
     Linear(LinearArguments),
+    /// Train a checkpoint's encoder and a linear layer on some labels and test them
+    ///
+    /// As the paper fine-tunes (appendix B.5): SGD with Nesterov momentum, crops and flips alone, no weight decay. The same training
+    /// from a random encoder stands beside it. The test split is looked at once, after the last epoch; the checkpoint is only read.
+    Finetune(FinetuneArguments),
     /// The course's experiment on CIFAR-10, start to end (Stanford CS231n, assignment 3)
     ///
     /// Continues the pretraining of the course's weights for an epoch, tests by kNN, evaluates linearly with and without

@@ -54,13 +54,7 @@ pub(crate) fn export(arguments: &ExportArguments, output: &Output) -> anyhow::Re
         }
     }
     if matches!(form, Form::Pth(Names::Torchvision) | Form::Safetensors(Names::Torchvision)) {
-        let ModelConfig { arch, stem, width, .. } = model.config();
-        if (*stem, *width) != (Stem::Large, 64) {
-            output.say(format!(
-                "torchvision's {arch} has the 7x7 stem and width 64, this one the {stem} stem and width {width}: change the model there \
-                 before the weights are loaded"
-            ));
-        }
+        tell_of_other_shape(&model, output);
     }
     tell(&model, &weights, out, output)
 }
@@ -133,6 +127,17 @@ impl Form {
             (_, Some(_)) => Err(Usage(format!("--input belongs to --format onnx, but --format is {named}"))),
             (form, None) => Ok(form),
         }
+    }
+}
+
+/// Says where torchvision's model of the same name is another one.
+pub(crate) fn tell_of_other_shape(model: &Model, output: &Output) {
+    let ModelConfig { arch, stem, width, .. } = model.config();
+    if (*stem, *width) != (Stem::Large, 64) {
+        output.say(format!(
+            "torchvision's {arch} has the 7x7 stem and width 64, this one the {stem} stem and width {width}: change the model there \
+             before the weights are loaded"
+        ));
     }
 }
 

@@ -19,8 +19,9 @@ use crate::cli::Cs231nArguments;
 use crate::config::{Config, program};
 use crate::course_report::{self, Findings};
 use crate::data_sets::{DataSet, Place};
+use crate::few_labels::labels;
 use crate::interrupt::Interrupt;
-use crate::linear::{LinearTest, labels};
+use crate::linear::LinearTest;
 use crate::metrics::{self, Event};
 use crate::monitor::Monitor;
 use crate::output::Output;
@@ -209,7 +210,7 @@ impl Experiment {
                 return Err(Usage(format!("{flag} is 0, expected at least 1")));
             }
         }
-        labels(&self.labels.to_string())?;
+        labels(Some(&self.labels.to_string()))?;
         self.training.validate()
     }
 

@@ -19,6 +19,8 @@ mod embed;
 mod evaluate;
 mod features_file;
 mod fetch;
+mod few_labels;
+mod finetune;
 mod interrupt;
 mod knn;
 mod linear;
@@ -103,6 +105,7 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, output),
         Some(Command::Knn(arguments)) => knn::command(arguments, output),
         Some(Command::Linear(arguments)) => linear::command(arguments, output),
+        Some(Command::Finetune(arguments)) => finetune::command(arguments, output),
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),

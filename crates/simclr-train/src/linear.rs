@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use candle_core::DType;
 use serde_json::{Value, json};
 use simclr_data::{Labels, Pictures, Recipe, Subset, TestTransform, TrainTransform};
@@ -14,8 +14,8 @@ use simclr_ops::Context;
 
 use crate::cli::LinearArguments;
 use crate::config::Config;
-use crate::data_sets::Place;
-use crate::evaluate::{KnnSets, frozen};
+use crate::evaluate::frozen;
+use crate::few_labels::{Splits, check_training, labels};
 use crate::logistic::LogisticTest;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -113,19 +113,13 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
         return Err(Usage("--draws belongs to --method lbfgs, but --method is adam".into()).into());
     }
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    let Config { data, subset, .. } = settings.clone();
-    let config = arguments.training(subset)?;
-    let labels = labels(arguments.labels.as_deref().unwrap_or("10%"))?;
+    let data = &settings.data;
+    let config = arguments.training(settings.subset)?;
+    let labels = labels(arguments.labels.as_deref())?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
-    let place = Place::of(&settings, arguments.data.cache.as_deref());
-    let train = data.train(place, subset, output)?.pictures;
-    let Some(KnnSets { bank: train, queries: test, .. }) =
-        KnnSets::last(&train, data.test(place, None, output)?, &settings, output)?
-    else {
-        bail!("{data} has no labels, and a linear layer learns them");
-    };
+    let Splits { train, test } = Splits::open(&settings, arguments.data.cache.as_deref(), output)?;
     let random = Model::new(model.config(), config.seed, DType::F32, &device, &Context::new())?;
     let fingerprint = model.fingerprint()?;
     let evaluated = if is_fast {
@@ -230,27 +224,9 @@ impl LinearArguments {
             weight_decay: self.weight_decay.unwrap_or(course.weight_decay),
             seed: self.seed.unwrap_or(course.seed),
         };
-        Config {
-            epochs: config.epochs,
-            learning_rate: config.learning_rate,
-            weight_decay: config.weight_decay,
-            subset,
-            ..Config::default()
-        }
-        .validate()?;
-        match config.batch {
-            0 => Err(Usage("--batch is 0, expected at least 1".into())),
-            _ => Ok(config),
-        }
+        check_training((config.epochs, config.batch), (config.learning_rate, config.weight_decay), subset)?;
+        Ok(config)
     }
-}
-
-/// What `--labels` means.
-///
-/// # Errors
-/// [`Usage`] if it means nothing.
-pub(crate) fn labels(typed: &str) -> Result<Labels, Usage> {
-    typed.parse().map_err(|error| Usage(format!("--{error}")))
 }
 
 /// A result as `--json` prints it: the last epoch's, and all of them.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::Tensor;
 use serde_json::{Value, json};
-use simclr_data::{Labels, Pictures, Subset, TestTransform};
+use simclr_data::{Labels, Pictures, TestTransform};
 use simclr_eval::{Confusion, Features, Swept, fits, raw_pixels, sweep};
 use simclr_model::Model;
 
 use crate::Usage;
 use crate::config::Config;
-use crate::evaluate::{BATCH, add_classes, frozen};
+use crate::evaluate::{BATCH, frozen};
+use crate::few_labels::{self, Draw, Tests};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -20,14 +21,6 @@ pub(crate) struct LogisticTest {
     draws: Vec<Draw>,
     test: Arc<dyn Pictures>,
     transform: TestTransform,
-}
-
-/// Training pictures whose labels are learned from.
-struct Draw {
-    seed: u64,
-    train: Arc<dyn Pictures>,
-    /// Where they are in the training split.
-    chosen: Vec<usize>,
 }
 
 /// What came of it, draw by draw.
@@ -48,19 +41,12 @@ impl LogisticTest {
         settings: &Config,
         (draws, seed): (u64, u64),
     ) -> anyhow::Result<Self> {
-        if draws == 0 {
-            return Err(Usage("--draws is 0, expected at least 1".into()).into());
-        }
         if draws > 1 && matches!(labels, Labels::First(_)) {
             let message =
                 format!("--draws is {draws}, but --labels {labels} are the same in every draw: give N-per-class");
             return Err(Usage(message).into());
         }
-        let draw = |seed| -> anyhow::Result<Draw> {
-            let chosen = labels.choose(train.as_ref(), seed).map_err(|error| Usage(format!("--{error}")))?;
-            Ok(Draw { seed, train: Arc::new(Subset::of(train.clone(), chosen.clone())?), chosen })
-        };
-        let draws = (seed..seed + draws).map(draw).collect::<anyhow::Result<_>>()?;
+        let draws = few_labels::draws(train, labels, (draws, seed))?;
         Ok(Self { draws, test, transform: settings.test_transform()? })
     }
 
@@ -109,40 +95,25 @@ impl LogisticTest {
 }
 
 impl LogisticResult {
-    /// Mean and standard deviation over the draws (0 of one) of top-1 and top-5.
-    fn accuracies(&self) -> [(f64, f64); 2] {
-        [Confusion::top1, Confusion::top5].map(|accuracy| {
-            let values: Vec<f64> = self.draws.iter().map(|(_, confusion)| accuracy(confusion)).collect();
-            let n = values.len() as f64;
-            let mean = values.iter().sum::<f64>() / n;
-            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-            (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
-        })
-    }
-
     /// Top-1 and top-5 as a table shows them.
     pub(crate) fn cells(&self) -> [String; 2] {
-        self.accuracies().map(|(mean, std)| match self.draws.len() {
-            1 => format!("{:.2} %", 100.0 * mean),
-            _ => format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * std),
-        })
+        self.tests().cells()
     }
 
-    /// A result as `--json` prints it: means over the draws, and the confusion of all of them together.
+    /// A result as `--json` prints it.
     pub(crate) fn to_json(&self, classes: &[String]) -> Value {
-        let [(top1, top1_std), (top5, top5_std)] = self.accuracies();
-        let mut confusion = Confusion::new(classes.len());
-        self.draws.iter().for_each(|(_, one)| confusion.merge(one));
         let draws: Vec<Value> = self.draws.iter().map(|(swept, one)| {
             let tried: Vec<Value> =
                 swept.tried.iter().map(|tried| json!({ "c": tried.strength, "held_out_loss": tried.loss, "held_out_top1": tried.top1 })).collect();
             json!({ "top1": one.top1(), "top5": one.top5(), "c": swept.strength, "iterations": swept.classifier.iterations, "tried": tried })
         }).collect();
-        let mut object = json!({
-            "top1": top1, "top1_std": top1_std, "top5": top5, "top5_std": top5_std, "labels": self.labels,
-            "queries": self.draws.first().map(|(_, confusion)| confusion.total()), "draws": draws,
-        });
-        add_classes(&mut object, &confusion, classes);
+        let mut object = self.tests().to_json(classes);
+        object["labels"] = json!(self.labels);
+        object["draws"] = json!(draws);
         object
+    }
+
+    fn tests(&self) -> Tests<'_> {
+        Tests(self.draws.iter().map(|(_, confusion)| confusion).collect())
     }
 }

@@ -79,12 +79,13 @@ fn what_is_there_is_found_and_what_is_not_is_not() {
 #[test]
 fn one_step_follows_the_gradient_of_the_cross_entropy() {
     let config = LinearConfig { learning_rate: 0.01, weight_decay: 0.0, ..LinearConfig::COURSE };
-    let mut classifier = Classifier::new(3, 2, &config).unwrap();
+    let mut learner = Learner::new(3, 2, &config).unwrap();
+    let [weight, bias] = learner.classifier.parameters().map(|(_, var)| var);
     let rows = [[0.5f32, -1.0, 2.0], [1.5, 0.25, -0.5]];
     let labels = [1u32, 0];
     let features = Tensor::new(&rows, &Device::Cpu).unwrap();
-    let (before, bias) = (classifier.weight.to_vec2::<f32>().unwrap(), classifier.bias.to_vec1::<f32>().unwrap());
-    let score = classifier.learn(&features, &labels).unwrap();
+    let (before, bias) = (weight.to_vec2::<f32>().unwrap(), bias.to_vec1::<f32>().unwrap());
+    let score = learner.learn(&features, &labels).unwrap();
     let (mut loss, mut gradient) = (0.0, [[0f64; 3]; 2]);
     for (row, &label) in rows.iter().zip(&labels) {
         let logit = |c: usize| -> f64 {
@@ -98,7 +99,7 @@ fn one_step_follows_the_gradient_of_the_cross_entropy() {
         }
     }
     assert!((score.loss - loss).abs() < 1e-6, "{} {loss}", score.loss);
-    let after = classifier.weight.to_vec2::<f32>().unwrap();
+    let after = weight.to_vec2::<f32>().unwrap();
     for c in 0..2 {
         for i in 0..3 {
             // Adam's first step is one learning rate against the sign of the gradient.
@@ -161,7 +162,7 @@ fn mistakes_are_named() {
         (LinearConfig { batch: 0, ..course }, "batch of the linear evaluation is 0"),
         (LinearConfig { learning_rate: 0.0, ..course }, "learning_rate of the linear evaluation is 0"),
         (LinearConfig { weight_decay: f64::NAN, ..course }, "weight_decay of the linear evaluation is NaN"),
-        (LinearConfig { learning_rate: 1e38, ..course }, "the loss of the linear classifier is not finite in epoch 2"),
+        (LinearConfig { learning_rate: 1e38, ..course }, "the loss of the linear evaluation is not finite in epoch 2"),
     ] {
         assert!(message(&set, config).starts_with(expected), "{}", message(&set, config));
     }

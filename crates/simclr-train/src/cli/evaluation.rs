@@ -83,3 +83,46 @@ pub(crate) struct LinearArguments {
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FinetuneArguments {
+    /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file; it is only
+    /// read
+    #[arg(long, value_name = "C")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    /// The labels that are learned from: the first part of the labelled training pictures (10% or 0.1), or so many of each class
+    /// drawn by --seed (25-per-class) [default: 10%]
+    #[arg(long, value_name = "CHOICE", help_heading = "Data")]
+    pub(crate) labels: Option<String>,
+    /// Train so many times, from --seed on, N-per-class labels drawn anew, and show mean and deviation [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub(crate) draws: Option<u64>,
+    /// Passes over them [default: 60]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) epochs: Option<u64>,
+    /// Pictures in a batch at most; the batches of an epoch are as equal as they can be [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Learning rate of the first step, which falls to 0 by a cosine [default: 0.2 · batch / 256]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) lr: Option<f64>,
+    /// Weight decay of weights, in the gradient (L2) [default: 0]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// What initial values, order and augmentation are drawn from [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Only the checkpoint, without the same training from a random encoder beside it
+    #[arg(long)]
+    pub(crate) no_baselines: bool,
+    /// Write the trained network, encoder and classifier (fc), under torchvision's names: a .safetensors file, with the names of
+    /// the classes in its metadata, or a .pth file for torch.load; one that exists is not replaced
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
