@@ -29,8 +29,18 @@ pub fn embed(
     batch: usize,
     progress: impl FnMut(usize),
 ) -> std::result::Result<Features, EvalError> {
-    let Features { vectors, labels } = self::encode(encode, set, transform, batch, progress)?;
-    Ok(Features { vectors: l2_normalize::forward(&Context::new(), &vectors)?.0, labels })
+    self::encode(encode, set, transform, batch, progress)?.unit()
+}
+
+impl Features {
+    /// The same with rows of unit length.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn unit(&self) -> std::result::Result<Self, EvalError> {
+        let vectors = l2_normalize::forward(&Context::new(), &self.vectors)?.0;
+        Ok(Self { vectors, labels: self.labels.clone() })
+    }
 }
 
 /// [`embed`] with the features as they are.
@@ -38,27 +48,41 @@ pub fn embed(
 /// # Errors
 /// As [`embed`].
 pub fn encode(
+    encode: impl FnMut(&Tensor) -> Result<Tensor>,
+    set: &dyn Pictures,
+    transform: &TestTransform,
+    batch: usize,
+    progress: impl FnMut(usize),
+) -> std::result::Result<Features, EvalError> {
+    let label = |index| set.label(index).ok_or_else(|| EvalError::Unlabelled { set: set.name().to_owned(), index });
+    let labels = (0..set.len()).map(label).collect::<std::result::Result<_, _>>()?;
+    Ok(Features { vectors: vectors(encode, set, transform, batch, progress)?, labels })
+}
+
+/// [`encode`] of pictures that need no labels.
+///
+/// # Shapes
+/// Returns `[n, d]`, f32, on the CPU.
+///
+/// # Errors
+/// [`EvalError::Empty`] for a set without pictures, and what reading and encoding report.
+pub fn vectors(
     mut encode: impl FnMut(&Tensor) -> Result<Tensor>,
     set: &dyn Pictures,
     transform: &TestTransform,
     batch: usize,
     mut progress: impl FnMut(usize),
-) -> std::result::Result<Features, EvalError> {
+) -> std::result::Result<Tensor, EvalError> {
     let mut vectors = Vec::new();
-    let mut labels = Vec::with_capacity(set.len());
     for batch in batches(set, transform, batch) {
         let batch = batch?;
-        for (&index, label) in batch.indices.iter().zip(&batch.labels) {
-            labels.push(label.ok_or_else(|| EvalError::Unlabelled { set: set.name().to_owned(), index })?);
-        }
-        let features = encode(&batch.pictures)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-        vectors.push(features);
+        vectors.push(encode(&batch.pictures)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?);
         progress(batch.indices.len());
     }
     if vectors.is_empty() {
         return Err(EvalError::Empty { set: set.name().to_owned() });
     }
-    Ok(Features { vectors: Tensor::cat(&vectors, 0)?, labels })
+    Ok(Tensor::cat(&vectors, 0)?)
 }
 
 /// The normalised pixels as features, to be given to [`embed`] as an encoder: what can be had without one.

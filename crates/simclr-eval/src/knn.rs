@@ -10,10 +10,9 @@ use crate::confusion::Confusion;
 use crate::error::EvalError;
 use crate::features::Features;
 
-/// Bank rows of a tile of similarities, and its queries at least and at most: 1 MiB, whatever the size of the sets. The bank is
-/// packed once for all queries of a tile, so that few cost nearly as much as many; but there must be tiles for all cores.
-const TILE_QUERIES: [usize; 2] = [64, 512];
-const TILES: usize = 32;
+/// Bank rows of a tile of similarities, and queries at most: 2 MiB, whatever the size of the sets. The bank is packed once for all
+/// queries of a tile: the more of them, the less that costs.
+const TILE_QUERIES: usize = 1_024;
 const TILE_BANK: usize = 512;
 
 /// How many neighbours vote, and how.
@@ -88,7 +87,7 @@ pub fn knn(
     let most = protocols.iter().map(|protocol| protocol.k).max().unwrap_or(0);
 
     // Of every tile of queries and every protocol: what they were taken for.
-    let tile = (queries.labels.len() / TILES).clamp(TILE_QUERIES[0], TILE_QUERIES[1]);
+    let tile = tile(queries.labels.len(), rayon::current_num_threads());
     let tiles = query_rows.par_chunks(tile * d).zip(queries.labels.par_chunks(tile));
     let confusions: Vec<Vec<Confusion>> = tiles
         .map(|(rows, labels)| {
@@ -111,6 +110,12 @@ pub fn knn(
         KnnResult { protocol, top1: confusion.top1(), top5: confusion.top5(), bank: n, queries: m, confusion }
     };
     Ok(protocols.iter().enumerate().map(result).collect())
+}
+
+/// Queries of a tile: as many tiles for every thread, of equal size, none larger than it may be. No result depends on it.
+fn tile(queries: usize, threads: usize) -> usize {
+    let rounds = queries.div_ceil(threads * TILE_QUERIES).max(1);
+    queries.div_ceil(threads * rounds).max(1)
 }
 
 /// A neighbour: its cosine and its index in the bank.

@@ -6,11 +6,15 @@ use argmin::core::{CostFunction, Executor, Gradient, State};
 use argmin::solver::linesearch::MoreThuenteLineSearch;
 use argmin::solver::quasinewton::LBFGS;
 use candle_core::{DType, Device, Tensor};
+use nalgebra::{DMatrix, DVector};
 
 use crate::error::EvalError;
 
 /// Rows that are widened to f64 at once.
 const ROWS: usize = 2_048;
+
+/// Numbers that are widened once and kept, 512 MiB of them; of more, the rows are widened again at every step.
+const KEPT: usize = 1 << 26;
 
 /// Steps that L-BFGS remembers.
 const MEMORY: usize = 10;
@@ -73,7 +77,8 @@ impl Logistic {
         let begin = start.filter(|start| start.numbers.len() == classes * (d + 1));
         let begin = begin.map_or_else(|| vec![0.0; classes * (d + 1)], |start| start.numbers.clone());
         let penalty = 1.0 / (config.strength * labels.len() as f64);
-        let problem = Problem { features, labels, classes, d, penalty, last: RefCell::default() };
+        let widened = if features.elem_count() <= KEPT { features.to_dtype(DType::F64)? } else { features.clone() };
+        let problem = Problem { features: &widened, labels, classes, d, penalty, last: RefCell::default() };
         let fit = |error: argmin::core::Error| EvalError::Fit { reason: error.to_string() };
         let solver = LBFGS::new(MoreThuenteLineSearch::new(), MEMORY)
             .with_tolerance_grad(config.tolerance)
@@ -105,6 +110,17 @@ impl Logistic {
         Ok(Tensor::cat(&parts, 0)?)
     }
 
+    /// The classifier of rows `x` of which this one knows `x · basis`, `[d, n]` with columns at right angles and of length 1.
+    pub(crate) fn behind(&self, basis: &DMatrix<f64>) -> Self {
+        let (d, n) = basis.shape();
+        let mut numbers = Vec::with_capacity(self.classes * (d + 1));
+        for own in self.numbers.chunks_exact(n + 1) {
+            numbers.extend((basis * DVector::from_column_slice(&own[..n])).iter());
+            numbers.push(own[n]);
+        }
+        Self { numbers, classes: self.classes, iterations: self.iterations }
+    }
+
     /// Weights `[classes, d]` and biases `[classes]`, f64, as `coef_` and `intercept_`.
     ///
     /// # Errors
@@ -116,7 +132,7 @@ impl Logistic {
     }
 }
 
-fn check(features: &Tensor, labels: &[u32], classes: usize) -> Result<(), EvalError> {
+pub(crate) fn check(features: &Tensor, labels: &[u32], classes: usize) -> Result<(), EvalError> {
     let dims = features.dims();
     if dims.len() != 2 || dims[0] != labels.len() || dims[0] == 0 || dims[1] == 0 {
         let expected = format!("[{}, d], a row for each label", labels.len());

@@ -1,11 +1,12 @@
 //! The strength of the penalty of a logistic regression, chosen without the test set.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use nalgebra::DMatrix;
 use simclr_ops::random::stream;
 
 use crate::confusion::Confusion;
 use crate::error::EvalError;
-use crate::logistic::{Logistic, LogisticConfig};
+use crate::logistic::{Logistic, LogisticConfig, check};
 
 /// First counter of the stream that the held-out pictures are drawn from.
 const HELD_OUT: u64 = u64::from_be_bytes(*b"heldout\0");
@@ -58,8 +59,11 @@ pub fn sweep(
     seed: u64,
     progress: &mut dyn FnMut(),
 ) -> Result<Swept, EvalError> {
+    check(features, labels, classes)?;
     let config = |strength| LogisticConfig { strength, ..LogisticConfig::default() };
     let mut tried = Vec::new();
+    let fewer = fewer_columns(features)?;
+    let features = fewer.as_ref().map_or(features, |(rows, _)| rows);
     if let Some((fit_on, judge_by)) = split(labels, classes, seed) {
         let part = |rows: &[u32]| -> Result<(Tensor, Vec<u32>), EvalError> {
             let index = Tensor::new(rows, features.device())?;
@@ -80,9 +84,27 @@ pub fn sweep(
     }
     let better = |best: Tried, next: Tried| if next.loss < best.loss { next } else { best };
     let strength = tried.iter().copied().reduce(better).map_or(1.0, |best| best.strength);
-    let classifier = Logistic::fit(features, labels, classes, &config(strength), None)?;
+    let mut classifier = Logistic::fit(features, labels, classes, &config(strength), None)?;
+    if let Some((_, basis)) = &fewer {
+        classifier = classifier.behind(basis);
+    }
     progress();
     Ok(Swept { classifier, strength, tried })
+}
+
+/// Rows of far more numbers than there are rows, by their coordinates in the space that they span, and its basis `[d, n]`.
+///
+/// The weights that the penalty makes smallest lie in that space, so the classifier is the same, found in a fraction of the time.
+fn fewer_columns(features: &Tensor) -> Result<Option<(Tensor, DMatrix<f64>)>, EvalError> {
+    let (n, d) = features.dims2()?;
+    if 2 * n > d {
+        return Ok(None);
+    }
+    let numbers = features.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    // A row of candle's is a column of nalgebra's: the transpose, X' = Q R, so that X Q = R'.
+    let (basis, triangle) = DMatrix::from_vec(d, n, numbers).qr().unpack();
+    let rows = Tensor::from_slice(triangle.as_slice(), (n, n), features.device())?.to_dtype(DType::F32)?;
+    Ok(Some((rows, basis)))
 }
 
 /// Mean over the rows of `scores`, in nats.
@@ -178,6 +200,25 @@ mod tests {
         assert!(swept.tried.iter().all(|tried| tried.top1 == 1.0), "{:?}", swept.tried);
         let loss = cross_entropy(&swept.classifier.scores(&features).unwrap(), &labels).unwrap();
         assert!(swept.strength >= 1.0 && loss < 0.1, "strength {}, loss {loss}", swept.strength);
+    }
+
+    #[test]
+    fn rows_of_many_numbers_have_the_same_classifier() {
+        let (n, d) = (30, 200);
+        let mut draws = stream(8, [0, 0, 0]);
+        let mut rows: Vec<f32> = (0..n * d).map(|_| draws.normal() as f32).collect();
+        // One row twice: what they span has fewer directions than there are rows.
+        let (first, others) = rows.split_at_mut(d);
+        others[..d].copy_from_slice(first);
+        let labels: Vec<u32> = (0..n as u32).map(|i| i % 3).collect();
+        let features = Tensor::from_vec(rows, (n, d), &Device::Cpu).unwrap();
+        let swept = sweep(&features, &labels, 3, 0, &mut || ()).unwrap();
+        let config = LogisticConfig { strength: swept.strength, ..LogisticConfig::default() };
+        let whole = Logistic::fit(&features, &labels, 3, &config, None).unwrap();
+        let difference = (swept.classifier.scores(&features).unwrap() - whole.scores(&features).unwrap()).unwrap();
+        let largest = difference.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!(largest < 1e-3, "{largest}");
+        assert_eq!(swept.classifier.parameters().unwrap().0.dims(), [3, d]);
     }
 
     #[test]

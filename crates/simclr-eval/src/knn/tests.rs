@@ -87,6 +87,26 @@ fn the_result_does_not_depend_on_threads() {
 }
 
 #[test]
+fn how_queries_are_cut_changes_no_bit() {
+    let (n, m, d) = (TILE_BANK + 37, 61, 300);
+    let mut draws = stream(12, [0, 0, 0]);
+    let mut rows = |count: usize| -> Vec<f32> { (0..count * d).map(|_| draws.normal() as f32).collect() };
+    let (bank, queries) = (rows(n), rows(m));
+    let whole = nearest(&queries, &bank, d, 9);
+    for size in [1, 7, 60] {
+        let parts: Vec<Vec<Neighbour>> = queries.chunks(size * d).flat_map(|part| nearest(part, &bank, d, 9)).collect();
+        assert!(parts == whole, "{size}");
+    }
+    for (queries, threads) in [(1, 1), (10_000, 2), (10_000, 16), (5, 64), (2_049, 2)] {
+        let tile = tile(queries, threads);
+        assert!(
+            (1..=TILE_QUERIES).contains(&tile)
+                && queries.div_ceil(tile) <= threads * queries.div_ceil(threads * TILE_QUERIES)
+        );
+    }
+}
+
+#[test]
 fn wrong_arguments_are_named() {
     let (bank, queries) = (features(5, 3, 2, 1), features(4, 3, 2, 2));
     let message =
