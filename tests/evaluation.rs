@@ -68,6 +68,40 @@ fn logistic_regression_reads_classes_from_features_that_are_made_once() {
 }
 
 #[test]
+fn an_encoder_from_elsewhere_stands_beside_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, other) = (dir.path().join("own").display().to_string(), dir.path().join("other").display().to_string());
+    let pretrain = "pretrain --data shapes --subset 128 --width 4 --batch 32 --epochs 1";
+    result(&format!("{pretrain} --run {own}"));
+    result(&format!("{pretrain} --stem 7x7 --seed 9 --run {other}"));
+    let file = dir.path().join("torchvision.pth").display().to_string();
+    result(&format!("export --checkpoint {other} --names torchvision --out {file}"));
+    let knn = result(&format!("knn --checkpoint {own} --imagenet {file} --imagenet-size 64"));
+    let linear = result(&format!("linear --checkpoint {own} --labels 25% --imagenet {file} --imagenet-size 64"));
+    let top1 = number(&knn["imagenet_encoder"][0], "top1");
+    // Four times as good as guessing is not to be had of so short a run; but not all is one class.
+    assert!(top1 > 0.1 && top1 != number(&knn, "top1"), "{knn}");
+    assert!(number(&linear["imagenet_encoder"], "top1") > 0.1, "{linear}");
+    // Another size is another result: the pictures really are made for it.
+    let small = result(&format!("knn --checkpoint {own} --no-baselines --imagenet {file} --imagenet-size 32"));
+    assert!(small.get("random_encoder").is_none() && number(&small["imagenet_encoder"][0], "top1") != top1, "{small}");
+    for (typed, status, part) in [
+        (
+            format!("linear --checkpoint {own} --method adam --imagenet {file}"),
+            2,
+            "--imagenet belongs to --method lbfgs",
+        ),
+        (format!("knn --checkpoint {own} --imagenet {own}/config.toml"), 1, "config.toml"),
+        (format!("knn --checkpoint {own} --imagenet-size 64"), 2, "--imagenet"),
+        (format!("knn --checkpoint {own} --imagenet {file} --imagenet-size 0"), 1, "at least 1 pixel"),
+    ] {
+        let ended = run(&typed);
+        assert_eq!(ended.status, Some(status), "{typed}: {}", ended.stderr);
+        assert!(ended.stderr.contains(part), "{typed}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn linear_reads_classes_from_a_run() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");

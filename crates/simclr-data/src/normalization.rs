@@ -19,6 +19,9 @@ impl Normalization {
     /// The course's, for CIFAR-10.
     pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010] };
 
+    /// torchvision's, of all networks that it trained on ImageNet.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
     /// The mean and deviation of `set`, every picture weighing the same, of at most `at_most` pictures evenly spaced over it.
     ///
     /// # Errors

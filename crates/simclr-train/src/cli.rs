@@ -16,9 +16,9 @@ pub(crate) use bench::{
     BenchLossArguments, BenchStepArguments,
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
-pub(crate) use evaluation::{FinetuneArguments, KnnArguments, LinearArguments};
+pub(crate) use evaluation::{FinetuneArguments, ImageNetArguments, KnnArguments, LinearArguments};
 pub(crate) use features::{DuplicatesArguments, EmbedArguments, SearchArguments};
-pub(crate) use runs::{MachineArguments, PresetsArguments, StatusArguments};
+pub(crate) use runs::{MachineArguments, PresetsArguments, ReportArguments, StatusArguments};
 pub(crate) use training::{Cs231nArguments, PretrainArguments};
 pub(crate) use weights::{ExportArguments, ImportArguments};
 
@@ -66,6 +66,7 @@ impl Cli {
             Some(Command::Duplicates(arguments)) => arguments.output,
             Some(Command::Augment(arguments)) => arguments.output,
             Some(Command::Status(arguments)) => arguments.output,
+            Some(Command::Report(arguments)) => arguments.output,
             Some(Command::Presets(arguments)) => arguments.output,
             Some(Command::Bench(command)) => command.output(),
             Some(Command::Fetch(arguments)) => arguments.output,
@@ -120,6 +121,10 @@ pub(crate) enum Command {
     Duplicates(DuplicatesArguments),
     /// Draw pictures of a data set beside their augmented views, with the parameters that made them
     Augment(AugmentArguments),
+    /// Write the report of a run again, from its newest checkpoint; with --plots every figure of it as a file
+    ///
+    /// Everything that it shows of features is made anew: kNN and a linear classifier, the map, neighbours.
+    Report(ReportArguments),
     /// Tell how a run stands, while it trains too
     Status(StatusArguments),
     /// List the presets, or print the file of one: a start for a --config of your own

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use simclr_eval::LinearResult;
 
 use crate::cs231n::Experiment;
+use crate::figure::plot::{self, Plot, Series};
 use crate::linear::to_json;
 use crate::output::Output;
-use crate::plot::{self, Plot, Series};
-use crate::report::{self, Report};
+use crate::report::{self, Definition, Report};
 use crate::run_folder::write_whole;
 use crate::settings;
 use crate::table::Table;
@@ -107,7 +107,7 @@ pub(crate) fn finish(
         let path = folder.join(name);
         write_whole(&path, bytes).with_context(|| path.display().to_string())
     };
-    write("curves.svg", plot::svg(&report.plots).as_bytes())?;
+    write("curves.svg", plot::svg(&findings.plots()).as_bytes())?;
     write("report.html", report::html(&report).as_bytes())?;
     write("result.json", object.to_string().as_bytes())?;
     let notes = report.notes.iter().fold(String::new(), |all, note| format!("{all}\n\n{note}"));
@@ -132,12 +132,11 @@ fn report(experiment: &Experiment, findings: &Findings) -> anyhow::Result<Report
             findings.test_pictures
         ),
         results: findings.table(),
-        plots: findings.plots(),
-        sheet_png: None,
+        sections: vec![report::curves(&findings.plots())],
         notes: notes(experiment, findings),
         command: command(experiment),
         settings: settings::flat(&toml::Table::try_from(experiment)?),
-        definitions: DEFINITIONS.map(|(term, meaning)| (term.to_owned(), meaning.to_owned())).into(),
+        definitions: DEFINITIONS.map(|(term, meaning)| Definition { term, meaning }).into(),
     })
 }
 

@@ -210,7 +210,7 @@ impl DataSet {
         match self {
             Self::Shapes => {
                 let len = if split == Split::Train { SHAPES_TRAIN } else { SHAPES_TEST };
-                Ok(as_the_course(opened(Arc::new(Shapes::new(SHAPES_SEED, split, len)), 32)))
+                Ok(as_the_course(opened(Arc::new(Self::shapes(split, len)), 32)))
             }
             Self::Cifar10 => cifar(CifarSet::Cifar10).map(as_the_course),
             Self::Cifar100 => cifar(CifarSet::Cifar100),
@@ -232,6 +232,11 @@ impl DataSet {
                 Ok(Opened { pictures: Arc::new(folder), size, normalization, fingerprint, bad })
             }
         }
+    }
+
+    /// The first pictures of the built-in set, with what they were drawn from.
+    pub(crate) fn shapes(split: Split, len: usize) -> Shapes {
+        Shapes::new(SHAPES_SEED, split, len)
     }
 
     /// Whether its files are in `data_dir`: what the quick preset looks for.
@@ -315,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_subset_must_fit() {
-        let output = Output::new(OutputArguments { quiet: true, json: false });
+        let output = Output::new(OutputArguments { quiet: true, json: false }, String::new());
         let config = Config::default();
         let open = |subset| DataSet::Shapes.test(Place::of(&config, None), subset, &output);
         assert_eq!(open(Some(5)).unwrap().unwrap().len(), 5);

@@ -103,8 +103,19 @@ impl KnnSets {
         self.judge(&bank, &queries, protocols)
     }
 
-    /// What `encode` makes of the bank and of the queries.
+    /// What `encode` makes of the bank and of the queries, in rows of unit length.
     pub(crate) fn embed(
+        &self,
+        encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        title: &str,
+        output: &Output,
+    ) -> anyhow::Result<(Features, Features)> {
+        let (bank, queries) = self.encode(encode, title, output)?;
+        Ok((bank.unit()?, queries.unit()?))
+    }
+
+    /// What `encode` makes of the bank and of the queries, as it is.
+    pub(crate) fn encode(
         &self,
         encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
         title: &str,
@@ -112,7 +123,7 @@ impl KnnSets {
     ) -> anyhow::Result<(Features, Features)> {
         let mut progress = Progress::new(output, title, (self.bank.len() + self.queries.len()) as u64, 0);
         let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
-            Ok(simclr_eval::embed(&encode, set, &self.transform, BATCH, |count| progress.advance(count as u64, &[]))?)
+            Ok(simclr_eval::encode(&encode, set, &self.transform, BATCH, |count| progress.advance(count as u64, &[]))?)
         };
         Ok((features(self.bank.as_ref())?, features(self.queries.as_ref())?))
     }
@@ -125,18 +136,6 @@ impl KnnSets {
         protocols: &[KnnProtocol],
     ) -> anyhow::Result<Vec<KnnResult>> {
         Ok(simclr_eval::knn(bank, queries, self.bank.classes().len(), protocols)?)
-    }
-
-    /// kNN of an encoder's features.
-    pub(crate) fn test_model(
-        &self,
-        model: &Model,
-        protocols: &[KnnProtocol],
-        title: &str,
-        output: &Output,
-    ) -> anyhow::Result<Vec<KnnResult>> {
-        let encoder = model.freeze();
-        self.test(|pictures| encoder.features(pictures), protocols, title, output)
     }
 
     /// kNN of the pixels themselves, normalised like the encoder's input: the floor.

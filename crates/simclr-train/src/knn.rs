@@ -12,6 +12,7 @@ use crate::cli::KnnArguments;
 use crate::config::Config;
 use crate::data_sets::Place;
 use crate::evaluate::{KnnSets, add_classes, describe, frozen, to_json};
+use crate::imagenet::ImageNet;
 use crate::output::Output;
 use crate::run_folder::write_whole;
 use crate::table::Table;
@@ -33,6 +34,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
 
     let model = Model::load(&weights, &device, &Context::new())?;
+    let imagenet = ImageNet::of(&arguments.imagenet, &device)?;
     let place = Place::of(&settings, arguments.data.cache.as_deref());
     let bank = data.train(place, subset, output)?.pictures;
     let queries = if split == Split::Train { Some(bank.clone()) } else { data.test(place, None, output)? };
@@ -43,7 +45,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
         bail!("{data} has no labels, and kNN votes by them");
     };
     let protocols = sets.protocols(k, temperature, output);
-    let test = |model: &Model, title: &str| {
+    let test = |sets: &KnnSets, model: &Model, title: &str| {
         frozen(model, title, output, |encoder| {
             sets.test(|pictures| encoder.features(pictures), &protocols, title, output)
         })
@@ -52,19 +54,24 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     if !arguments.no_baselines {
         let random = Model::new(model.config(), settings.seed, DType::F32, &device, &Context::new())?;
         columns.push(("raw pixels", sets.test_raw_pixels(&protocols, output)?));
-        columns.push(("random encoder", test(&random, "random")?));
+        columns.push(("random encoder", test(&sets, &random, "random")?));
+    }
+    if let Some(ImageNet { model, transform }) = imagenet {
+        let sets = KnnSets { bank: sets.bank.clone(), queries: sets.queries.clone(), transform };
+        columns.push((ImageNet::NAME, test(&sets, &model, "ImageNet")?));
     }
     let fingerprint = model.fingerprint()?;
-    let results = test(&model, "trained")?;
+    let results = test(&sets, &model, "trained")?;
 
     let mut object = to_json(&results[0]);
     add_classes(&mut object, &results[0].confusion, bank.classes());
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
+    object["command"] = json!(output.command());
     object["data"] = json!(data);
     object["protocols"] = results.iter().map(to_json).collect();
     for (name, results) in &columns {
-        object[name.replace(' ', "_")] = results.iter().map(to_json).collect();
+        object[name.replace(' ', "_").to_lowercase()] = results.iter().map(to_json).collect();
     }
     if let Some(path) = &arguments.out {
         write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;

@@ -20,7 +20,9 @@ mod evaluate;
 mod features_file;
 mod fetch;
 mod few_labels;
+mod figure;
 mod finetune;
+mod imagenet;
 mod interrupt;
 mod knn;
 mod linear;
@@ -29,9 +31,9 @@ mod machine;
 mod meter;
 mod metrics;
 mod monitor;
+mod mosaic;
 mod output;
 mod page;
-mod plot;
 mod preset;
 mod pretrain;
 mod progress;
@@ -41,6 +43,7 @@ mod search;
 mod settings;
 mod sheet;
 mod status;
+mod study;
 mod summary;
 mod table;
 mod tensorboard;
@@ -80,7 +83,8 @@ pub(crate) enum Ending {
 ///
 /// Exit status 0; 1 if it failed; 2 for a mistake in the arguments; 130 if it was interrupted and wrote a checkpoint.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too, with status 0. A closed pipe is nobody's problem.
@@ -88,7 +92,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let output = Output::new(cli.output());
+    let output = Output::new(cli.output(), typed(&arguments));
     match dispatch(&cli, &output) {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(130),
@@ -97,6 +101,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
+}
+
+/// A command line to be typed again: arguments with other characters than plain ones in quotes.
+fn typed(arguments: &[OsString]) -> String {
+    let word = |argument: &OsString| {
+        let text = argument.to_string_lossy().into_owned();
+        let plain = |c: char| c.is_alphanumeric() || "-_./:=%+,@".contains(c);
+        if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
+    let words = arguments.iter().skip(1).map(word);
+    std::iter::once("simclr-train".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
@@ -113,9 +128,21 @@ fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
         Some(Command::Search(arguments)) => search::command(arguments, output),
         Some(Command::Duplicates(arguments)) => duplicates::command(arguments, output),
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
+        Some(Command::Report(arguments)) => report::command(arguments, output),
         Some(Command::Status(arguments)) => status::command(arguments, output),
         Some(Command::Presets(arguments)) => preset::command(arguments, output),
         Some(Command::Bench(command)) => bench::command(command, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_can_be_typed_again() {
+        let typed = typed(&["/some/simclr-train", "knn", "--checkpoint", "my runs/it's", ""].map(OsString::from));
+        assert_eq!(typed, r"simclr-train knn --checkpoint 'my runs/it'\''s' ''");
     }
 }

@@ -16,6 +16,7 @@ use crate::cli::LinearArguments;
 use crate::config::Config;
 use crate::evaluate::frozen;
 use crate::few_labels::{Splits, check_training, labels};
+use crate::imagenet::ImageNet;
 use crate::logistic::LogisticTest;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -109,6 +110,9 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
         Some("adam") => false,
         Some(other) => return Err(Usage(format!("--method is {other}, expected lbfgs or adam")).into()),
     };
+    if !is_fast && arguments.imagenet.imagenet.is_some() {
+        return Err(Usage(NOT_AUGMENTED.into()).into());
+    }
     if !is_fast && arguments.draws.is_some() {
         return Err(Usage("--draws belongs to --method lbfgs, but --method is adam".into()).into());
     }
@@ -120,18 +124,21 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
     let Splits { train, test } = Splits::open(&settings, arguments.data.cache.as_deref(), output)?;
+    let imagenet = ImageNet::of(&arguments.imagenet, &device)?;
     let random = Model::new(model.config(), config.seed, DType::F32, &device, &Context::new())?;
     let fingerprint = model.fingerprint()?;
+    let mut encoders = Vec::new();
+    if !arguments.no_baselines {
+        encoders.extend([("raw pixels", Encoder::RawPixels), ("random encoder", Encoder::Frozen(&random, "random"))]);
+    }
+    encoders.extend(imagenet.as_ref().map(|imagenet| (ImageNet::NAME, Encoder::ImageNet(imagenet))));
+    encoders.push(("trained", Encoder::Frozen(&model, "trained")));
     let evaluated = if is_fast {
         let draws = (arguments.draws.unwrap_or(1), config.seed);
         let test = LogisticTest::new(&train, labels, test, &settings, draws)?;
         evaluate(
-            !arguments.no_baselines,
-            |encoder| match encoder {
-                Encoder::RawPixels => test.raw_pixels(output),
-                Encoder::Random => test.encoder(&random, "random", output),
-                Encoder::Trained => test.encoder(&model, "trained", output),
-            },
+            &encoders,
+            |encoder| test.of(encoder, output),
             |result| (result.to_json(train.classes()), result.cells()),
             json!(test.chosen()),
         )?
@@ -139,11 +146,11 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
         let test = LinearTest::new(&train, labels, test, &settings, config, arguments.batch_statistics)?;
         let percent = |x: f64| format!("{:.2} %", 100.0 * x);
         evaluate(
-            !arguments.no_baselines,
+            &encoders,
             |encoder| match encoder {
                 Encoder::RawPixels => test.raw_pixels(output),
-                Encoder::Random => test.encoder(&random, "random", output),
-                Encoder::Trained => test.encoder(&model, "trained", output),
+                Encoder::Frozen(model, title) => test.encoder(model, title, output),
+                Encoder::ImageNet(_) => Err(Usage(NOT_AUGMENTED.into()).into()),
             },
             |result| (to_json(result), [percent(result.last().top1), percent(result.last().top5)]),
             json!(test.chosen),
@@ -154,6 +161,7 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     object["data"] = json!(data);
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
+    object["command"] = json!(output.command());
     object["labels_choice"] = json!(labels.to_string());
     object["batch_statistics"] = json!(arguments.batch_statistics);
     if let Some(path) = &arguments.out {
@@ -168,12 +176,16 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     Ok(Ending::Done)
 }
 
+/// The course's training draws views of the run's size; other encoders know other sizes.
+const NOT_AUGMENTED: &str = "--imagenet belongs to --method lbfgs, but --method is adam";
+
 /// What gives the features.
 #[derive(Clone, Copy)]
-enum Encoder {
+pub(crate) enum Encoder<'a> {
     RawPixels,
-    Random,
-    Trained,
+    /// A model that knows the run's pictures, and what it is called.
+    Frozen(&'a Model, &'static str),
+    ImageNet(&'a ImageNet),
 }
 
 /// What there is to say of all encoders.
@@ -184,26 +196,21 @@ struct Evaluated {
     chosen: Value,
 }
 
-/// Tests the trained encoder, after the baselines if they are wanted; `told` is a result as JSON, and its top-1 and top-5.
+/// Tests encoders, of which the last is the one that it is about; `told` is a result as JSON, and its top-1 and top-5.
 fn evaluate<R>(
-    baselines: bool,
-    test: impl Fn(Encoder) -> anyhow::Result<R>,
+    encoders: &[(&str, Encoder<'_>)],
+    test: impl Fn(Encoder<'_>) -> anyhow::Result<R>,
     told: impl Fn(&R) -> (Value, [String; 2]),
     chosen: Value,
 ) -> anyhow::Result<Evaluated> {
-    let (mut rows, mut others) = (Vec::new(), Vec::new());
-    let mut row = |name: &str, encoder| -> anyhow::Result<Value> {
+    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    for &(name, encoder) in encoders {
         let (object, [top1, top5]) = told(&test(encoder)?);
         rows.push(vec![name.to_owned(), top1, top5]);
-        Ok(object)
-    };
-    if baselines {
-        for (name, encoder) in [("raw pixels", Encoder::RawPixels), ("random encoder", Encoder::Random)] {
-            others.push((name.replace(' ', "_"), row(name, encoder)?));
-        }
+        objects.push((name.replace(' ', "_").to_lowercase(), object));
     }
-    let mut object = row("trained", Encoder::Trained)?;
-    others.into_iter().for_each(|(name, other)| object[name] = other);
+    let (_, mut object) = objects.pop().context("an evaluation has an encoder")?;
+    objects.into_iter().for_each(|(name, other)| object[name] = other);
     Ok(Evaluated { object, rows, chosen })
 }
 

@@ -13,6 +13,8 @@ use crate::Usage;
 use crate::config::Config;
 use crate::evaluate::{BATCH, frozen};
 use crate::few_labels::{self, Draw, Tests};
+use crate::imagenet::ImageNet;
+use crate::linear::Encoder;
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -55,19 +57,22 @@ impl LogisticTest {
         self.draws.iter().map(|draw| draw.chosen.as_slice()).collect()
     }
 
-    /// The pixels themselves.
-    pub(crate) fn raw_pixels(&self, output: &Output) -> anyhow::Result<LogisticResult> {
-        self.run(raw_pixels, "raw pixels", output)
-    }
-
-    /// An encoder's features; it is proven to be the same afterwards, to the bit.
-    pub(crate) fn encoder(&self, model: &Model, title: &str, output: &Output) -> anyhow::Result<LogisticResult> {
-        frozen(model, title, output, |encoder| self.run(|pictures| encoder.features(pictures), title, output))
+    /// The features of one encoder; it is proven to be the same afterwards, to the bit.
+    pub(crate) fn of(&self, encoder: Encoder<'_>, output: &Output) -> anyhow::Result<LogisticResult> {
+        let encoded = |model: &Model, title: &str, transform: &TestTransform| {
+            frozen(model, title, output, |encoder| self.run(|x| encoder.features(x), transform, title, output))
+        };
+        match encoder {
+            Encoder::RawPixels => self.run(raw_pixels, &self.transform, "raw pixels", output),
+            Encoder::Frozen(model, title) => encoded(model, title, &self.transform),
+            Encoder::ImageNet(ImageNet { model, transform }) => encoded(model, "ImageNet", transform),
+        }
     }
 
     fn run(
         &self,
         encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        transform: &TestTransform,
         title: &str,
         output: &Output,
     ) -> anyhow::Result<LogisticResult> {
@@ -75,7 +80,7 @@ impl LogisticTest {
         let labelled: usize = self.draws.iter().map(|draw| draw.train.len()).sum();
         let mut progress = Progress::new(output, title, (labelled + self.test.len()) as u64, 0);
         let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
-            Ok(simclr_eval::encode(&encode, set, &self.transform, BATCH, |count| progress.advance(count as u64, &[]))?)
+            Ok(simclr_eval::encode(&encode, set, transform, BATCH, |count| progress.advance(count as u64, &[]))?)
         };
         let test = features(self.test.as_ref())?;
         let train: Vec<Features> =

@@ -77,7 +77,8 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    fn step(&self) -> u64 {
+    /// Steps taken when it was measured.
+    pub(crate) fn step(&self) -> u64 {
         match *self {
             Self::Step { step, .. } | Self::Epoch { step, .. } | Self::Knn { step, .. } => step,
         }

@@ -3,10 +3,11 @@
 use std::io::{IsTerminal, Write};
 
 /// Where the program speaks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
+    command: String,
 }
 
 /// The flags that say how.
@@ -21,8 +22,14 @@ pub(crate) struct OutputArguments {
 }
 
 impl Output {
-    pub(crate) fn new(arguments: OutputArguments) -> Self {
-        Self { json: arguments.json, quiet: arguments.quiet }
+    /// Of a program that was started by `command`.
+    pub(crate) fn new(arguments: OutputArguments, command: String) -> Self {
+        Self { json: arguments.json, quiet: arguments.quiet, command }
+    }
+
+    /// What was typed, for results that say how they came about.
+    pub(crate) fn command(&self) -> &str {
+        &self.command
     }
 
     /// Whether progress can move: stderr is a terminal and nobody asked for quiet.

@@ -4,15 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
-use candle_core::DType;
 use simclr_data::{Loader, LoaderConfig, Pictures};
-use simclr_model::{Model, ModelConfig};
+use simclr_model::ModelConfig;
 
 use crate::checkpoint::State;
 use crate::cli::PretrainArguments;
 use crate::config::{Config, Given, Precision};
 use crate::data_sets::Place;
-use crate::evaluate::KnnSets;
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::monitor::Monitor;
@@ -20,7 +18,8 @@ use crate::output::Output;
 use crate::progress::human;
 use crate::run_folder::RunFolder;
 use crate::settings::{self, Draft, differences, must_be_as_saved};
-use crate::summary::{self, Knn, Outcome};
+use crate::study::Study;
+use crate::summary::{self, Outcome};
 use crate::training::{Stop, Training, steps_per_epoch};
 use crate::{Ending, Usage, preset};
 
@@ -116,23 +115,12 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     }
 
     // The test split is looked at here, once, after everything was chosen.
-    let knn = match KnnSets::last(&train, test, &config, output)? {
-        None => None,
-        Some(sets) => {
-            let protocols = sets.protocols(config.knn_k, config.knn_temperature, output);
-            let random = Model::new(&config.model()?, config.seed, DType::F32, &device, &config.context())?;
-            Some(Knn {
-                raw_pixels: sets.test_raw_pixels(&protocols, output)?,
-                random: sets.test_model(&random, &protocols, "random", output)?,
-                trained: sets.test_model(&training.model, &protocols, "trained", output)?,
-            })
-        }
-    };
+    let study = Study::of(&training.model, &train, test, &config, &device, output)?;
     let outcome = Outcome {
         state: training.state.clone(),
         pictures_per_step: config.pictures_per_step(),
         pictures: train.len(),
-        knn,
+        study,
     };
     summary::finish(&run, &config, &outcome, train.as_ref(), output)?;
     Ok(Ending::Done)

@@ -33,7 +33,16 @@ impl Progress {
             .with_prefix(title.to_owned())
             .with_position(done);
         let now = Instant::now();
-        Self { bar, output: *output, title: title.to_owned(), total, done, start: done, began: now, last_line: now }
+        Self {
+            bar,
+            output: output.clone(),
+            title: title.to_owned(),
+            total,
+            done,
+            start: done,
+            began: now,
+            last_line: now,
+        }
     }
 
     /// `by` more are done; `fields` are what there is to say about them, under their names.

@@ -34,7 +34,7 @@ impl Sheet {
 
 /// The gap between two pictures, and the margin.
 const GAP: u32 = 4;
-const GROUND: Rgb<u8> = Rgb([236, 236, 236]);
+pub(crate) const GROUND: Rgb<u8> = Rgb([236, 236, 236]);
 
 /// Pictures of `set`, each with its views, as a PNG.
 pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet) -> anyhow::Result<Vec<u8>> {
@@ -71,12 +71,18 @@ pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet)
 
 /// A picture in a square of `side` pixels, as a PNG.
 pub(crate) fn thumbnail(picture: &Picture, side: u32) -> anyhow::Result<Vec<u8>> {
-    let mut canvas = RgbImage::from_pixel(side, side, GROUND);
-    fit(&mut canvas, picture, 0, 0, side)?;
-    encoded(&canvas)
+    encoded(&tile(picture, side)?)
 }
 
-fn encoded(canvas: &RgbImage) -> anyhow::Result<Vec<u8>> {
+/// A picture in a square of `side` pixels.
+pub(crate) fn tile(picture: &Picture, side: u32) -> anyhow::Result<RgbImage> {
+    let mut canvas = RgbImage::from_pixel(side, side, GROUND);
+    fit(&mut canvas, picture, 0, 0, side)?;
+    Ok(canvas)
+}
+
+/// As a PNG.
+pub(crate) fn encoded(canvas: &RgbImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     canvas.write_to(&mut bytes, ImageFormat::Png).context("a picture cannot be encoded as PNG")?;
     Ok(bytes.into_inner())

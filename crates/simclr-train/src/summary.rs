@@ -12,14 +12,15 @@ use crate::Ending;
 use crate::checkpoint::State;
 use crate::config::Config;
 use crate::evaluate::{describe, to_json};
+use crate::figure::plot::{self, Plot};
 use crate::metrics::{self, Event};
 use crate::output::Output;
-use crate::plot::{self, Plot, Series};
 use crate::progress::human;
-use crate::report::{self, Report};
+use crate::report::{self, Report, Section};
 use crate::run_folder::{RunFolder, write_whole};
 use crate::settings;
 use crate::sheet::{self, Sheet};
+use crate::study::{Judged, Linear, Study};
 use crate::table::Table;
 
 /// What a finished run reached.
@@ -27,18 +28,26 @@ pub(crate) struct Outcome {
     pub(crate) state: State,
     pub(crate) pictures_per_step: usize,
     pub(crate) pictures: usize,
-    /// None without labels.
-    pub(crate) knn: Option<Knn>,
-}
-
-/// How its features classify. Each list has one result per protocol, the course's first.
-pub(crate) struct Knn {
-    pub(crate) raw_pixels: Vec<KnnResult>,
-    pub(crate) random: Vec<KnnResult>,
-    pub(crate) trained: Vec<KnnResult>,
+    pub(crate) study: Study,
 }
 
 impl Outcome {
+    /// As a terminal shows it.
+    fn text(&self) -> String {
+        let seconds = human(Duration::from_secs_f64(self.state.train_seconds));
+        format!(
+            "{}\n\ntrained {seconds} at {:.1} pairs/s; mean loss of the last epoch {:.4}",
+            self.table().text(),
+            self.pairs_per_second(),
+            self.state.last_epoch_loss.unwrap_or(f64::NAN)
+        )
+    }
+
+    fn plots(&self, events: &[Event]) -> Vec<Plot> {
+        let steps_per_epoch = self.state.step as f64 / self.state.epoch.max(1) as f64;
+        report::plots(events, steps_per_epoch, self.study.judged.as_ref())
+    }
+
     fn pairs_per_second(&self) -> f64 {
         (self.state.step * self.pictures_per_step as u64) as f64 / self.state.train_seconds
     }
@@ -49,7 +58,7 @@ impl Outcome {
             "loss": self.state.last_epoch_loss, "knn_top1": null, "knn_top1_random": null,
             "pairs_per_s": self.pairs_per_second(), "seconds": self.state.train_seconds,
         });
-        if let Some(knn) = &self.knn {
+        if let Some(Judged { knn, .. }) = &self.study.judged {
             let (trained, random, raw) = (&knn.trained[0], &knn.random[0], &knn.raw_pixels[0]);
             let all = |results: &[KnnResult]| -> Value { results.iter().map(to_json).collect() };
             object["knn_top1"] = json!(trained.top1);
@@ -60,23 +69,34 @@ impl Outcome {
                 "trained": all(&knn.trained), "random": all(&knn.random), "raw_pixels": all(&knn.raw_pixels),
             });
         }
+        self.study.add_to(&mut object);
         object
     }
 
     fn table(&self) -> Table {
         let percent = |x: f64| format!("{:.2} %", 100.0 * x);
-        let Some(knn) = &self.knn else {
+        let Some(Judged { knn, linear, .. }) = &self.study.judged else {
             let loss = self.state.last_epoch_loss.map_or(String::new(), |loss| format!("{loss:.4}"));
             let columns = ["no labels to judge by", "mean loss of the last epoch"].map(String::from).into();
             return Table { columns, rows: vec![vec![format!("{} pictures", self.pictures), loss]] };
         };
         let mut columns = vec![format!("test top-1 / top-5 of {} pictures", knn.trained[0].queries)];
-        columns.extend(["raw pixels", "random encoder", "trained"].map(String::from));
-        let rows = knn.trained.iter().zip(&knn.random).zip(&knn.raw_pixels).map(|((trained, random), raw)| {
-            let cell = |r: &KnnResult| format!("{} / {}", percent(r.top1), percent(r.top5));
-            vec![describe(&trained.protocol), cell(raw), cell(random), cell(trained)]
-        });
-        Table { columns, rows: rows.collect() }
+        columns.extend(knn.named().map(|(name, _)| name.to_owned()));
+        let cell = |top1: f64, top5: f64| format!("{} / {}", percent(top1), percent(top5));
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for (i, result) in knn.trained.iter().enumerate() {
+            let cells = knn.named().map(|(_, results)| cell(results[i].top1, results[i].top5));
+            rows.push(std::iter::once(describe(&result.protocol)).chain(cells).collect());
+        }
+        if let Some(labels) = linear.trained.as_ref().map(|linear| linear.labels) {
+            let cells = linear.named().map(|(_, linear)| {
+                linear
+                    .as_ref()
+                    .map_or("–".into(), |Linear { confusion, .. }| cell(confusion.top1(), confusion.top5()))
+            });
+            rows.push(std::iter::once(format!("linear, on {labels} labels")).chain(cells).collect());
+        }
+        Table { columns, rows }
     }
 }
 
@@ -88,22 +108,14 @@ pub(crate) fn finish(
     train: &dyn Pictures,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let plots = plots(&metrics::read(&run.metrics())?, outcome);
-    let report =
-        report(run, config, outcome, plots, Some(sheet::png(train, &config.train_transform()?, &Sheet::REPORT)?))?;
+    let events = metrics::read(&run.metrics())?;
     let object = outcome.to_json(run.path());
-    write(&run.curves(), plot::svg(&report.plots).as_bytes())?;
+    let report = report(run, config, outcome, &events, train)?;
+    write(&run.curves(), plot::svg(&outcome.plots(&events)).as_bytes())?;
     write(&run.report(), report::html(&report).as_bytes())?;
     write(&run.result(), object.to_string().as_bytes())?;
-    output.say(format!("{} has the curves, the settings and what the numbers mean", run.report().display()));
-    let seconds = human(Duration::from_secs_f64(outcome.state.train_seconds));
-    let text = format!(
-        "{}\n\ntrained {seconds} at {:.1} pairs/s; mean loss of the last epoch {:.4}",
-        outcome.table().text(),
-        outcome.pairs_per_second(),
-        outcome.state.last_epoch_loss.unwrap_or(f64::NAN)
-    );
-    output.result(text, &object);
+    output.say(format!("{} has the curves, a map of the pictures and what the numbers mean", run.report().display()));
+    output.result(outcome.text(), &object);
     Ok(())
 }
 
@@ -141,49 +153,46 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_whole(path, bytes).with_context(|| path.display().to_string())
 }
 
-/// The loss of every epoch, and kNN on the held-out labels with the baselines beside it.
-fn plots(events: &[Event], outcome: &Outcome) -> Vec<Plot> {
-    let steps_per_epoch = outcome.state.step as f64 / outcome.state.epoch.max(1) as f64;
-    let mut steps = Series { name: "single steps".into(), points: Vec::new() };
-    let mut epochs = Series { name: "mean of the epoch".into(), points: Vec::new() };
-    let mut knn = Series { name: "held-out labels".into(), points: Vec::new() };
-    for event in events {
-        match *event {
-            Event::Step { step, loss, .. } => steps.points.push((step as f64 / steps_per_epoch, loss)),
-            Event::Epoch { epoch, loss, .. } => epochs.points.push((epoch as f64, loss)),
-            Event::Knn { epoch, top1, .. } => knn.points.push((epoch as f64, 100.0 * top1)),
-        }
-    }
-    let plot = |title: &str, y_label: &str, series, baselines| Plot {
-        title: title.into(),
-        x_label: "epoch".into(),
-        y_label: y_label.into(),
-        series,
-        baselines,
-    };
-    let mut plots = vec![plot("Contrastive loss (NT-Xent)", "nats per view", vec![epochs, steps], Vec::new())];
-    if !knn.points.is_empty() {
-        let baseline = |name: &str, results: &[KnnResult]| (name.to_owned(), 100.0 * results[0].top1);
-        let baselines = outcome
-            .knn
-            .iter()
-            .flat_map(|knn| [baseline("raw pixels (test)", &knn.raw_pixels), baseline("trained (test)", &knn.trained)]);
-        let baselines = baselines.collect();
-        plots.push(plot("kNN top-1", "%", vec![knn], baselines));
-    }
-    plots
-}
-
-fn report(
+/// The report of a run that has reached something.
+///
+/// # Errors
+/// If pictures cannot be read.
+pub(crate) fn report(
     run: &RunFolder,
     config: &Config,
     outcome: &Outcome,
-    plots: Vec<Plot>,
-    sheet_png: Option<Vec<u8>>,
+    events: &[Event],
+    train: &dyn Pictures,
 ) -> anyhow::Result<Report> {
+    let definitions = report::definitions();
+    let Study { encoder_sha256, judged, factors, gallery } = &outcome.study;
+    let mut sections = Vec::new();
+    sections.extend(judged.as_ref().map(|judged| report::comparison(judged, &definitions)));
+    sections.push(report::map(&gallery.map)?);
+    if !gallery.groups.is_empty() {
+        sections.push(report::groups(gallery)?);
+    }
+    sections.push(report::neighbours(gallery)?);
+    sections.extend(judged.as_ref().map(report::confusion));
+    if !factors.is_empty() {
+        sections.push(report::factors(factors, &definitions));
+    }
+    sections.push(report::curves(&outcome.plots(events)));
+    sections.push(Section::pairs(sheet::png(train, &config.train_transform()?, &Sheet::REPORT)?));
+    sections.push(report::time(events, outcome.state.train_seconds, outcome.pairs_per_second(), config));
     let best = outcome.state.best.map(|(top1, step)| {
-        format!("The best checkpoint by kNN on held-out training labels is that of step {step}: {:.2} %. The test results above are of the last one.", 100.0 * top1)
+        format!(
+            "The best checkpoint by kNN on held-out labels is that of step {step}: {:.2} %. The test results above are of the last one.",
+            100.0 * top1
+        )
     });
+    let begun = config.init.as_ref().map(|init| format!("Training began with the weights of {}.", init.display()));
+    let files = format!(
+        "The run's folder is {}; its metrics.jsonl has every number of the curves. All of this is of the encoder of step {}, SHA-256 \
+         {encoder_sha256}; no evaluation changed a bit of it.",
+        run.path().display(),
+        outcome.state.step
+    );
     Ok(Report {
         title: format!("{} on {}", config.arch, config.data),
         summary: format!(
@@ -203,38 +212,8 @@ fn report(
         command: settings::command(config, &run.config())?,
         results: outcome.table(),
         settings: settings::flat(&toml::Table::try_from(config)?),
-        plots,
-        notes: best
-            .into_iter()
-            .chain([format!(
-                "The run's folder is {}; its metrics.jsonl has every number of the curves.",
-                run.path().display()
-            )])
-            .collect(),
-        definitions: DEFINITIONS.map(|(term, meaning)| (term.to_owned(), meaning.to_owned())).into(),
-        sheet_png,
+        notes: best.into_iter().chain(begun).chain([files]).collect(),
+        sections,
+        definitions,
     })
 }
-
-const DEFINITIONS: [(&str, &str); 7] = [
-    ("pair", "One picture with its two random views, both through the encoder, forward and backward, and the update."),
-    (
-        "NT-Xent",
-        "The contrastive loss: how hard it is to find, among all views of the batch, the other view of the same \
-      picture, in nats. Guessing gives ln(2n − 1) for a batch of n pictures; lower is better.",
-    ),
-    (
-        "kNN",
-        "A picture of the test split is given the label that its k nearest training pictures vote for; near is the cosine \
-      of their features. Nothing is trained for it. k = 200 with votes exp(sim / 0.5) is the course's protocol, k = 10 with \
-      equal votes that of the literature.",
-    ),
-    ("top-1, top-5", "How often the true label has the most votes, or is among the five with the most."),
-    ("raw pixels", "The same kNN on the pixels themselves: what can be had without an encoder."),
-    ("random encoder", "The same kNN with the encoder as it was before training: what its architecture alone gives."),
-    (
-        "held-out labels",
-        "The end of the training split. Its pictures are trained on like the others, its labels are used to \
-      follow the training and to choose the best checkpoint; the test split is looked at once, at the end.",
-    ),
-];

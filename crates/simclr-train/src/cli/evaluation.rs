@@ -7,6 +7,18 @@ use clap::Args;
 use super::{DataArguments, MachineArguments};
 use crate::output::OutputArguments;
 
+/// An encoder that was trained on ImageNet, with labels or without, to compare with.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Baselines")]
+pub(crate) struct ImageNetArguments {
+    /// torchvision's weights of a ResNet, like resnet50-11ad3fa6.pth: its frozen features stand beside the others
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imagenet: Option<PathBuf>,
+    /// The side that pictures have for it; smaller is faster and worse [default: 224]
+    #[arg(long, value_name = "PIXELS", requires = "imagenet")]
+    pub(crate) imagenet_size: Option<u32>,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KnnArguments {
     /// A run folder (its latest checkpoint), RUN/checkpoints/best, a checkpoint folder, a .safetensors or a .pth file
@@ -26,6 +38,8 @@ pub(crate) struct KnnArguments {
     /// Only the checkpoint, without raw pixels and a random encoder beside it
     #[arg(long)]
     pub(crate) no_baselines: bool,
+    #[command(flatten)]
+    pub(crate) imagenet: ImageNetArguments,
     /// Write the result as JSON to a file too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) out: Option<PathBuf>,
@@ -75,6 +89,8 @@ pub(crate) struct LinearArguments {
     /// Only the checkpoint, without raw pixels and a random encoder beside it
     #[arg(long)]
     pub(crate) no_baselines: bool,
+    #[command(flatten)]
+    pub(crate) imagenet: ImageNetArguments,
     /// Write the result as JSON to a file too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) out: Option<PathBuf>,

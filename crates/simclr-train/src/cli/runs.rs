@@ -35,3 +35,26 @@ pub(crate) struct PresetsArguments {
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// The run folder
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The page to write [default: report.html in the run folder]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write every figure of it to a folder too, as SVG (what is drawn) and PNG (what is made of pictures)
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(crate) plots: Option<PathBuf>,
+    /// The folder that data sets are in [default: as the run says]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Keep a folder's decoded pictures in DIR, so that no file is decoded twice
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}

@@ -1,6 +1,8 @@
-//! Curves as SVG, for the run folder and the report.
+//! Curves over one axis.
 
 use std::fmt::Write as _;
+
+use super::{STYLE, escape};
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
@@ -34,14 +36,6 @@ const LEGEND_LINE: f64 = 18.0;
 /// With more points than this, dots would hide the line.
 const MOST_DOTS: usize = 40;
 
-/// Colours for light and dark grounds; a page that shows the plot may have the same classes.
-const STYLE: &str = "\
-.plot{font:12px system-ui,sans-serif;--text:#1f2328;--faint:#656d76;--grid:#d8dee4;--ground:#fff;--s0:#0b62d6;--s1:#9aa7b5;--b0:#b35900;--b1:#1a7f37;--b2:#8250df}\
-@media(prefers-color-scheme:dark){.plot{--text:#e6edf3;--faint:#9198a1;--grid:#30363d;--ground:#0d1117;--s0:#58a6ff;--s1:#6e7681;--b0:#f0883e;--b1:#3fb950;--b2:#bc8cff}}\
-.plot text{fill:var(--faint)}.plot .title{fill:var(--text);font-weight:600;font-size:14px}.plot .legend{fill:var(--text)}\
-.plot .grid{stroke:var(--grid);stroke-width:1}.plot .line{fill:none;stroke-width:2;stroke-linejoin:round}.plot .other{stroke-width:1.2}\
-.plot .base{stroke-width:1.5;stroke-dasharray:6 4}.plot .ground{fill:var(--ground)}";
-
 /// The plots one below the other, as one SVG document that can also stand inside an HTML page.
 pub(crate) fn svg(plots: &[Plot]) -> String {
     let height: f64 = plots.iter().map(height).sum();
@@ -49,7 +43,7 @@ pub(crate) fn svg(plots: &[Plot]) -> String {
     let titles: Vec<String> = plots.iter().map(|plot| escape(&plot.title)).collect();
     let _ = write!(
         out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"figure\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" role=\"img\" aria-label=\"{}\"><style>{STYLE}</style>\
          <rect class=\"ground\" width=\"100%\" height=\"100%\"/>",
         titles.join("; ")
@@ -188,11 +182,6 @@ impl Axis {
         // No "-0".
         format!("{:.decimals$}", if tick.abs() < self.step / 2.0 { 0.0 } else { tick })
     }
-}
-
-/// Text as XML and HTML take it, between tags and in quotes.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

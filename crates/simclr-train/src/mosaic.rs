@@ -1,0 +1,124 @@
+//! Many small pictures in one: a page loads them as one image, a paper shows them as one figure.
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::codecs::jpeg::JpegEncoder;
+use image::{RgbImage, imageops};
+use rayon::prelude::*;
+use simclr_data::Pictures;
+
+use crate::sheet;
+
+/// Bytes that a mosaic in a page may have: with base64 and all the rest, a page stays under 5 MB.
+const MOST: usize = 2_600_000;
+
+/// Qualities that are tried, until it is small enough.
+const QUALITIES: [u8; 4] = [85, 70, 50, 30];
+
+/// Square tiles side by side, without gaps.
+pub(crate) struct Mosaic {
+    columns: usize,
+    side: u32,
+    canvas: RgbImage,
+}
+
+/// Where a picture goes, the set that it is of, and which of it.
+pub(crate) type Tile<'a> = (usize, &'a dyn Pictures, usize);
+
+impl Mosaic {
+    pub(crate) fn new(columns: usize, rows: usize, side: u32) -> Self {
+        let canvas = RgbImage::from_pixel(columns.max(1) as u32 * side, rows.max(1) as u32 * side, sheet::GROUND);
+        Self { columns: columns.max(1), side, canvas }
+    }
+
+    /// Draws pictures, each as large as fits into its tile.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub(crate) fn fill(&mut self, tiles: Vec<Tile<'_>>) -> anyhow::Result<()> {
+        let drawn: Vec<(usize, RgbImage)> = tiles
+            .into_par_iter()
+            .map(|(place, set, index)| Ok((place, sheet::tile(&set.picture(index)?, self.side)?)))
+            .collect::<anyhow::Result<_>>()?;
+        for (place, tile) in drawn {
+            let (column, row) = ((place % self.columns) as u32, (place / self.columns) as u32);
+            imageops::replace(&mut self.canvas, &tile, i64::from(column * self.side), i64::from(row * self.side));
+        }
+        Ok(())
+    }
+
+    /// As the address of an image that stands in a page itself.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub(crate) fn address(&self) -> anyhow::Result<String> {
+        let mut bytes = Vec::new();
+        for quality in QUALITIES {
+            bytes.clear();
+            JpegEncoder::new_with_quality(&mut bytes, quality)
+                .encode_image(&self.canvas)
+                .context("a picture cannot be encoded as JPEG")?;
+            if bytes.len() <= MOST {
+                break;
+            }
+        }
+        Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
+    }
+
+    /// As a PNG.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub(crate) fn png(&self) -> anyhow::Result<Vec<u8>> {
+        sheet::encoded(&self.canvas)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use simclr_data::{DataError, Picture};
+    use simclr_ops::random::stream;
+
+    /// Pictures that no encoder makes small.
+    struct Noise;
+
+    impl Pictures for Noise {
+        fn len(&self) -> usize {
+            2_000
+        }
+        fn picture(&self, index: usize) -> Result<Picture, DataError> {
+            let mut draws = stream(index as u64, [0, 0, 0]);
+            let pixels = (0..32 * 32 * 3).map(|_| draws.below(256) as u8).collect();
+            Ok(Picture::new(32, 32, pixels).unwrap())
+        }
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+        fn name(&self) -> &str {
+            "noise"
+        }
+    }
+
+    #[test]
+    fn the_worst_pictures_fit_into_a_page() {
+        let mut mosaic = Mosaic::new(50, 40, 40);
+        mosaic.fill((0..2_000).map(|index| (index, &Noise as &dyn Pictures, index)).collect()).unwrap();
+        assert!(mosaic.address().unwrap().len() < 3_600_000);
+    }
+
+    #[test]
+    fn tiles_are_where_they_belong() {
+        let mut mosaic = Mosaic::new(2, 2, 40);
+        mosaic.fill(vec![(2, &Noise, 7)]).unwrap();
+        let picture = Noise.picture(7).unwrap();
+        let own = image::load_from_memory(&mosaic.png().unwrap()).unwrap().to_rgb8();
+        assert_eq!(own.dimensions(), (80, 80));
+        assert_eq!(own.get_pixel(4, 44).0, picture.pixels()[..3]);
+        assert_eq!(own.get_pixel(44, 44), &sheet::GROUND);
+    }
+}

@@ -1,0 +1,177 @@
+//! What a trained encoder makes of pictures, beside what a random one makes of them: all that a report shows of features.
+
+mod factors;
+mod gallery;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+use simclr_data::{Labels, Pictures};
+use simclr_eval::{Confusion, Features, KnnProtocol, KnnResult, fits, sweep};
+use simclr_model::Model;
+use simclr_ops::{Context, l2_normalize};
+
+use crate::config::Config;
+use crate::evaluate::{KnnSets, frozen};
+use crate::output::Output;
+use crate::progress::Progress;
+pub(crate) use factors::{Factor, Measure};
+pub(crate) use gallery::{Gallery, Map, Near, View};
+
+/// The share of the labelled training pictures whose labels the linear classifier learns from: the course's.
+const LABELS: f64 = 0.1;
+
+/// Everything that is asked of the features.
+pub(crate) struct Study {
+    /// SHA-256 of the encoder that it is about.
+    pub(crate) encoder_sha256: String,
+    /// How they classify; none without labels.
+    pub(crate) judged: Option<Judged>,
+    /// What can be read off them of what the pictures were drawn from; of the built-in set alone.
+    pub(crate) factors: Vec<Factor>,
+    /// Pictures that are near one another.
+    pub(crate) gallery: Gallery,
+}
+
+/// How features classify the test pictures.
+pub(crate) struct Judged {
+    pub(crate) classes: Vec<String>,
+    /// One result per protocol, the course's first.
+    pub(crate) knn: Compared<Vec<KnnResult>>,
+    pub(crate) linear: Compared<Option<Linear>>,
+}
+
+/// The same of three kinds of features.
+pub(crate) struct Compared<T> {
+    /// The pixels themselves: what can be had without an encoder.
+    pub(crate) raw_pixels: T,
+    /// The encoder as training began, had it begun with nothing: what the architecture alone gives.
+    pub(crate) random: T,
+    pub(crate) trained: T,
+}
+
+impl<T> Compared<T> {
+    /// With their names.
+    pub(crate) fn named(&self) -> [(&'static str, &T); 3] {
+        [("raw pixels", &self.raw_pixels), ("random encoder", &self.random), ("trained", &self.trained)]
+    }
+}
+
+/// A logistic regression on the features.
+pub(crate) struct Linear {
+    /// Labels that it learned from.
+    pub(crate) labels: usize,
+    pub(crate) confusion: Confusion,
+}
+
+/// The features of one encoder, as they are and not of unit length.
+struct Encoded {
+    bank: Features,
+    queries: Features,
+}
+
+impl Study {
+    /// Of a model and the pictures of a run; the test split is looked at here, once.
+    ///
+    /// # Errors
+    /// What reading and encoding report, and if the encoder is not the same afterwards.
+    pub(crate) fn of(
+        model: &Model,
+        train: &Arc<dyn Pictures>,
+        test: Option<Arc<dyn Pictures>>,
+        config: &Config,
+        device: &Device,
+        output: &Output,
+    ) -> anyhow::Result<Self> {
+        let random = Model::new(&config.model()?, config.seed, DType::F32, device, &config.context())?;
+        let Some(sets) = KnnSets::last(train, test, config, output)? else {
+            let gallery = Gallery::unlabelled(train, config, [&random, model], output)?;
+            return Ok(Self { encoder_sha256: model.fingerprint()?, judged: None, factors: Vec::new(), gallery });
+        };
+        let protocols = sets.protocols(config.knn_k, config.knn_temperature, output);
+        let judge = |encoded: &Encoded, title: &str| sets.judged(encoded, &protocols, config, title, output);
+        let raw = judge(&sets.encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
+        let encode = |model: &Model, title: &str| {
+            frozen(model, title, output, |encoder| sets.encoded(|x| encoder.features(x), title, output))
+        };
+        let before = encode(&random, "random")?;
+        let random = judge(&before, "random")?;
+        let after = encode(model, "trained")?;
+        let trained = judge(&after, "trained")?;
+        let gallery = Gallery::labelled(&sets, [&before, &after], output)?;
+        let factors = factors::of(&sets, config, [&before, &after], output)?;
+        let judged = Judged {
+            classes: sets.bank.classes().to_vec(),
+            knn: Compared { raw_pixels: raw.0, random: random.0, trained: trained.0 },
+            linear: Compared { raw_pixels: raw.1, random: random.1, trained: trained.1 },
+        };
+        Ok(Self { encoder_sha256: model.fingerprint()?, judged: Some(judged), factors, gallery })
+    }
+}
+
+impl KnnSets {
+    fn encoded(
+        &self,
+        encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        title: &str,
+        output: &Output,
+    ) -> anyhow::Result<Encoded> {
+        let (bank, queries) = self.encode(encode, title, output)?;
+        Ok(Encoded { bank, queries })
+    }
+
+    /// kNN of features of unit length, and a linear classifier of features as they are.
+    fn judged(
+        &self,
+        encoded: &Encoded,
+        protocols: &[KnnProtocol],
+        config: &Config,
+        title: &str,
+        output: &Output,
+    ) -> anyhow::Result<(Vec<KnnResult>, Option<Linear>)> {
+        let knn = self.judge(&encoded.bank.unit()?, &encoded.queries.unit()?, protocols)?;
+        // A classifier that cannot be had is no reason to lose the rest: the run that is reported took hours.
+        let linear = self.linear(encoded, config, title, output);
+        let linear = linear.inspect_err(|error| output.say(format!("no linear classifier of {title}: {error}"))).ok();
+        Ok((knn, linear))
+    }
+
+    fn linear(&self, encoded: &Encoded, config: &Config, title: &str, output: &Output) -> anyhow::Result<Linear> {
+        let chosen = Labels::First(LABELS).choose(self.bank.as_ref(), config.seed)?;
+        let rows: Vec<u32> = chosen.iter().map(|&row| row as u32).collect();
+        let features = encoded.bank.vectors.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let labels: Vec<u32> = chosen.iter().map(|&row| encoded.bank.labels[row]).collect();
+        let mut progress = Progress::new(output, &format!("linear, {title}"), fits() as u64, 0);
+        let classes = self.bank.classes().len();
+        let swept = sweep(&features, &labels, classes, config.seed, &mut || progress.advance(1, &[]))?;
+        let scores = swept.classifier.scores(&encoded.queries.vectors)?;
+        let confusion = Confusion::of_scores(&scores, &encoded.queries.labels)?;
+        Ok(Linear { labels: labels.len(), confusion })
+    }
+}
+
+/// Rows of unit length.
+fn unit(rows: &Tensor) -> candle_core::Result<Tensor> {
+    Ok(l2_normalize::forward(&Context::new(), rows).map_err(candle_core::Error::wrap)?.0)
+}
+
+impl Study {
+    /// Adds what it found to the result of a run.
+    pub(crate) fn add_to(&self, object: &mut Value) {
+        object["encoder_sha256"] = json!(self.encoder_sha256);
+        if let Some(Judged { linear, .. }) = &self.judged {
+            for (name, linear) in linear.named() {
+                let told = linear.as_ref().map(|Linear { labels, confusion }| {
+                    json!({ "top1": confusion.top1(), "top5": confusion.top5(), "labels": labels, "queries": confusion.total() })
+                });
+                object["linear"][name.replace(' ', "_").replace("random_encoder", "random")] = json!(told);
+            }
+        }
+        for factor in &self.factors {
+            let Factor { name, measure, random, trained, .. } = factor;
+            let measure = if let Measure::R2 = measure { "r2" } else { "accuracy" };
+            object["factors"][*name] = json!({ "measure": measure, "random": random, "trained": trained });
+        }
+    }
+}
