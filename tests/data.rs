@@ -135,7 +135,7 @@ fn a_folder_without_labels_has_a_loss_and_no_knn() {
     let report = fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(report.contains("no labels to judge by"));
     for (command, part) in
-        [("knn", "has no labels, and kNN votes by them"), ("linear", "has no labels, and a linear layer")]
+        [("knn", "has no labels, and kNN votes by them"), ("linear", "has no labels, and a classifier learns them")]
     {
         let ended = run(&format!("{command} --checkpoint {}", folder.display()));
         assert_eq!(ended.status, Some(1));

@@ -61,11 +61,9 @@ pub fn clusters(rows: &Tensor, k: usize, seed: u64) -> Result<Clusters, EvalErro
     let mut order: Vec<u32> = (0..groups as u32).collect();
     order.sort_by_key(|&group| std::cmp::Reverse(sizes[group as usize]));
     let centres = centres.index_select(&Tensor::new(order.as_slice(), &Device::Cpu)?, 0)?;
-    let mut place = vec![0u32; groups];
-    order.iter().enumerate().for_each(|(at, &group)| place[group as usize] = at as u32);
     let found = nearest(&centres, rows)?;
-    let cosines = found.iter().map(|&(cosine, _)| cosine).collect();
-    Ok(Clusters { of: of.iter().map(|&group| place[group as usize]).collect(), centres, cosines })
+    let (cosines, of) = found.into_iter().map(|(cosine, group)| (cosine, group as u32)).unzip();
+    Ok(Clusters { of, centres, cosines })
 }
 
 /// The nearest centre of every row, and its cosine.

@@ -15,6 +15,9 @@ use crate::features::Features;
 const TILE_QUERIES: usize = 1_024;
 const TILE_BANK: usize = 512;
 
+/// Numbers between two rows of queries.
+const PADDING: usize = 16;
+
 /// How many neighbours vote, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KnnProtocol {
@@ -175,6 +178,10 @@ impl Candidates {
 pub(crate) fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
     let rows = queries.len() / d;
     let mut candidates: Vec<Candidates> = (0..rows).map(|_| Candidates::new(k)).collect();
+    // Rows a power of two apart would share the same few places of the first cache.
+    let stride = d + PADDING;
+    let mut padded = vec![0f32; rows * stride];
+    padded.chunks_exact_mut(stride).zip(queries.chunks_exact(d)).for_each(|(to, from)| to[..d].copy_from_slice(from));
     let mut tile = vec![0f32; rows * TILE_BANK.min(bank.len() / d)];
     for (i, bank) in bank.chunks(TILE_BANK * d).enumerate() {
         let cols = bank.len() / d;
@@ -183,7 +190,7 @@ pub(crate) fn nearest(queries: &[f32], bank: &[f32], d: usize, k: usize) -> Vec<
         product(
             Instructions::best(),
             similarities,
-            Matrix::new(queries, rows, d),
+            Matrix::with_row_stride(&padded, rows, d, stride),
             Matrix::new(bank, cols, d).t(),
             false,
             false,

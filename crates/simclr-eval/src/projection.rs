@@ -31,7 +31,7 @@ pub struct Plane {
 /// `rows`: `[n, d]`, f32, on the CPU, with `n`, `d` above 0.
 ///
 /// # Errors
-/// [`EvalError::Shape`] or [`EvalError::NotFinite`] if they are not as above.
+/// [`EvalError::Shape`], [`EvalError::Dtype`] or [`EvalError::NotFinite`] if they are not as above.
 pub fn pca(rows: &Tensor) -> Result<Plane, EvalError> {
     let (n, d) = checked(rows)?;
     let centred = rows.to_dtype(DType::F64)?;
@@ -99,7 +99,10 @@ pub(crate) fn checked(rows: &Tensor) -> Result<(usize, usize), EvalError> {
     if n == 0 || d == 0 {
         return Err(EvalError::Shape { argument: "rows", found: vec![n, d], expected: "[n, d], both above 0".into() });
     }
-    let sums = rows.to_dtype(DType::F32)?.sum(1)?.to_vec1::<f32>()?;
+    if rows.dtype() != DType::F32 {
+        return Err(EvalError::Dtype { argument: "rows", found: rows.dtype() });
+    }
+    let sums = rows.sum(1)?.to_vec1::<f32>()?;
     match sums.iter().position(|sum| !sum.is_finite()) {
         Some(row) => Err(EvalError::NotFinite { argument: "rows", row }),
         None => Ok((n, d)),

@@ -14,6 +14,9 @@ const HELD_OUT: u64 = u64::from_be_bytes(*b"heldout\0");
 /// Inverse strengths that are tried, from strong to weak.
 const STRENGTHS: [f64; 10] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4];
 
+/// Operations that the basis of few rows may take.
+const MOST_FOR_BASIS: usize = 10_000_000_000;
+
 /// The share of every class that the strengths are judged by.
 const SHARE: f64 = 0.2;
 
@@ -97,7 +100,8 @@ pub fn sweep(
 /// The weights that the penalty makes smallest lie in that space, so the classifier is the same, found in a fraction of the time.
 fn fewer_columns(features: &Tensor) -> Result<Option<(Tensor, DMatrix<f64>)>, EvalError> {
     let (n, d) = features.dims2()?;
-    if 2 * n > d {
+    // The basis is made on one thread: some seconds are worth it, minutes are not.
+    if 2 * n > d || 2 * d * n * n > MOST_FOR_BASIS {
         return Ok(None);
     }
     let numbers = features.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;

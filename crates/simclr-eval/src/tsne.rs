@@ -27,7 +27,7 @@ const LANES: usize = 16;
 /// `rows`: `[n, d]`, f32, on the CPU, with `n`, `d` above 0.
 ///
 /// # Errors
-/// [`EvalError::Shape`] or [`EvalError::NotFinite`] if they are not as above.
+/// [`EvalError::Shape`], [`EvalError::Dtype`] or [`EvalError::NotFinite`] if they are not as above.
 pub fn tsne(rows: &Tensor, perplexity: f64) -> Result<Plane, EvalError> {
     let (n, _) = checked(rows)?;
     let begin = pca(rows)?.points;

@@ -69,7 +69,7 @@ const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
-const LATEST: &str = "latest";
+pub(crate) const LATEST: &str = "latest";
 const BEST: &str = "best";
 
 /// What a checkpoint is called while another takes its place.

@@ -118,6 +118,24 @@ pub(crate) struct Opened {
     pub(crate) bad: Vec<Bad>,
 }
 
+impl Opened {
+    /// Makes sure that these are the pictures that a run began with.
+    ///
+    /// # Errors
+    /// If they are others.
+    pub(crate) fn must_be(&self, config: &Config) -> anyhow::Result<()> {
+        let told = |pictures: &Option<String>| pictures.clone().unwrap_or_else(|| "others".into());
+        anyhow::ensure!(
+            self.fingerprint == config.pictures,
+            "{}: its pictures are not those that the run began with ({}, was {}): put those back, or begin a new run",
+            config.data,
+            told(&self.fingerprint),
+            told(&config.pictures)
+        );
+        Ok(())
+    }
+}
+
 /// Where pictures are, and how they are read where that is to be said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {

@@ -10,11 +10,8 @@ use simclr_data::Pictures;
 
 use crate::sheet;
 
-/// Bytes that a mosaic in a page may have: with base64 and all the rest, a page stays under 5 MB.
-const MOST: usize = 2_600_000;
-
 /// Qualities that are tried, until it is small enough.
-const QUALITIES: [u8; 4] = [85, 70, 50, 30];
+const QUALITIES: [u8; 6] = [85, 70, 50, 30, 15, 5];
 
 /// Square tiles side by side, without gaps.
 pub(crate) struct Mosaic {
@@ -48,22 +45,12 @@ impl Mosaic {
         Ok(())
     }
 
-    /// As the address of an image that stands in a page itself.
+    /// As the address of an image that stands in a page itself, of `most` bytes if that can be.
     ///
     /// # Errors
     /// If it cannot be encoded.
-    pub(crate) fn address(&self) -> anyhow::Result<String> {
-        let mut bytes = Vec::new();
-        for quality in QUALITIES {
-            bytes.clear();
-            JpegEncoder::new_with_quality(&mut bytes, quality)
-                .encode_image(&self.canvas)
-                .context("a picture cannot be encoded as JPEG")?;
-            if bytes.len() <= MOST {
-                break;
-            }
-        }
-        Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
+    pub(crate) fn address(&self, most: usize) -> anyhow::Result<String> {
+        jpeg(&self.canvas, most)
     }
 
     /// As a PNG.
@@ -73,6 +60,24 @@ impl Mosaic {
     pub(crate) fn png(&self) -> anyhow::Result<Vec<u8>> {
         sheet::encoded(&self.canvas)
     }
+}
+
+/// A picture as the address of a JPEG, at the best quality of some that needs no more than `most` bytes.
+///
+/// # Errors
+/// If it cannot be encoded.
+pub(crate) fn jpeg(canvas: &RgbImage, most: usize) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    for quality in QUALITIES {
+        bytes.clear();
+        JpegEncoder::new_with_quality(&mut bytes, quality)
+            .encode_image(canvas)
+            .context("a picture cannot be encoded as JPEG")?;
+        if bytes.len() <= most {
+            break;
+        }
+    }
+    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }
 
 #[cfg(test)]
@@ -108,7 +113,7 @@ mod tests {
     fn the_worst_pictures_fit_into_a_page() {
         let mut mosaic = Mosaic::new(50, 40, 40);
         mosaic.fill((0..2_000).map(|index| (index, &Noise as &dyn Pictures, index)).collect()).unwrap();
-        assert!(mosaic.address().unwrap().len() < 3_600_000);
+        assert!(mosaic.address(2_200_000).unwrap().len() < 3_000_000);
     }
 
     #[test]

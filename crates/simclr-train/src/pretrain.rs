@@ -41,14 +41,8 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     let place = Place::of(&config, arguments.data.cache.as_deref());
     let opened = config.data.train(place, config.subset, output)?;
     let test = config.data.test(place, None, output)?;
-    if saved.is_some() && opened.fingerprint != config.pictures {
-        let told = |pictures: &Option<String>| pictures.clone().unwrap_or_else(|| "others".into());
-        bail!(
-            "{}: its pictures are not those that the run began with ({}, was {}): put those back, or begin a new run",
-            config.data,
-            told(&opened.fingerprint),
-            told(&config.pictures)
-        );
+    if saved.is_some() {
+        opened.must_be(&config)?;
     }
     let config = if saved.is_some() { config.clone() } else { config.clone().fitted(given, &opened)? };
     let (train, bad) = (opened.pictures, opened.bad);

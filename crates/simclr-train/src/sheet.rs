@@ -36,8 +36,13 @@ impl Sheet {
 const GAP: u32 = 4;
 pub(crate) const GROUND: Rgb<u8> = Rgb([236, 236, 236]);
 
-/// Pictures of `set`, each with its views, as a PNG.
+/// [`drawn`] as a PNG.
 pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet) -> anyhow::Result<Vec<u8>> {
+    encoded(&drawn(set, transform, sheet)?)
+}
+
+/// Pictures of `set`, each with its views.
+pub(crate) fn drawn(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet) -> anyhow::Result<RgbImage> {
     let pictures = sheet.first..set.len().min(sheet.first + sheet.pictures);
     let tile = sheet.tile.max(transform.size());
     let row = tile + if sheet.captions { caption::HEIGHT } else { GAP };
@@ -66,7 +71,7 @@ pub(crate) fn png(set: &dyn Pictures, transform: &TrainTransform, sheet: &Sheet)
             draw(view + 1, &transform.pixels(&picture, &parameters), &caption::of(&parameters))?;
         }
     }
-    encoded(&canvas)
+    Ok(canvas)
 }
 
 /// A picture in a square of `side` pixels, as a PNG.

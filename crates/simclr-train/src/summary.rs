@@ -44,7 +44,11 @@ impl Outcome {
     }
 
     fn plots(&self, events: &[Event]) -> Vec<Plot> {
-        let steps_per_epoch = self.state.step as f64 / self.state.epoch.max(1) as f64;
+        let whole = events.iter().find_map(|event| match event {
+            Event::Epoch { step, epoch, .. } => Some(*step as f64 / *epoch as f64),
+            _ => None,
+        });
+        let steps_per_epoch = whole.unwrap_or(self.state.step.max(1) as f64);
         report::plots(events, steps_per_epoch, self.study.judged.as_ref())
     }
 
@@ -75,12 +79,12 @@ impl Outcome {
 
     fn table(&self) -> Table {
         let percent = |x: f64| format!("{:.2} %", 100.0 * x);
-        let Some(Judged { knn, linear, .. }) = &self.study.judged else {
+        let Some(Judged { asked, knn, linear, .. }) = &self.study.judged else {
             let loss = self.state.last_epoch_loss.map_or(String::new(), |loss| format!("{loss:.4}"));
             let columns = ["no labels to judge by", "mean loss of the last epoch"].map(String::from).into();
             return Table { columns, rows: vec![vec![format!("{} pictures", self.pictures), loss]] };
         };
-        let mut columns = vec![format!("test top-1 / top-5 of {} pictures", knn.trained[0].queries)];
+        let mut columns = vec![format!("{asked} top-1 / top-5 of {} pictures", knn.trained[0].queries)];
         columns.extend(knn.named().map(|(name, _)| name.to_owned()));
         let cell = |top1: f64, top5: f64| format!("{} / {}", percent(top1), percent(top5));
         let mut rows: Vec<Vec<String>> = Vec::new();
@@ -110,11 +114,19 @@ pub(crate) fn finish(
 ) -> anyhow::Result<()> {
     let events = metrics::read(&run.metrics())?;
     let object = outcome.to_json(run.path());
-    let report = report(run, config, outcome, &events, train)?;
-    write(&run.curves(), plot::svg(&outcome.plots(&events)).as_bytes())?;
-    write(&run.report(), report::html(&report).as_bytes())?;
+    // A page that cannot be made costs the page: what the run reached is still told.
+    let page = report(run, config, outcome, &events, train).and_then(|report| {
+        write(&run.curves(), plot::svg(&outcome.plots(&events)).as_bytes())?;
+        write(&run.report(), report::html(&report).as_bytes())
+    });
+    match page {
+        Ok(()) => output
+            .say(format!("{} has the curves, a map of the pictures and what the numbers mean", run.report().display())),
+        Err(error) => {
+            output.say(format!("no report: {error:#}; `simclr-train report {}` makes one", run.path().display()))
+        }
+    }
     write(&run.result(), object.to_string().as_bytes())?;
-    output.say(format!("{} has the curves, a map of the pictures and what the numbers mean", run.report().display()));
     output.result(outcome.text(), &object);
     Ok(())
 }
@@ -168,25 +180,37 @@ pub(crate) fn report(
     let Study { encoder_sha256, judged, factors, gallery } = &outcome.study;
     let mut sections = Vec::new();
     sections.extend(judged.as_ref().map(|judged| report::comparison(judged, &definitions)));
-    sections.push(report::map(&gallery.map)?);
-    if !gallery.groups.is_empty() {
-        sections.push(report::groups(gallery)?);
+    if let Some(gallery) = gallery {
+        sections.push(report::map(&gallery.map)?);
+        if !gallery.groups.is_empty() {
+            sections.push(report::groups(gallery)?);
+        }
+        sections.push(report::neighbours(gallery)?);
     }
-    sections.push(report::neighbours(gallery)?);
     sections.extend(judged.as_ref().map(report::confusion));
     if !factors.is_empty() {
         sections.push(report::factors(factors, &definitions));
     }
     sections.push(report::curves(&outcome.plots(events)));
-    sections.push(Section::pairs(sheet::png(train, &config.train_transform()?, &Sheet::REPORT)?));
+    sections.push(Section::pairs(&sheet::drawn(train, &config.train_transform()?, &Sheet::REPORT)?)?);
     sections.push(report::time(events, outcome.state.train_seconds, outcome.pairs_per_second(), config));
     let best = outcome.state.best.map(|(top1, step)| {
         format!(
-            "The best checkpoint by kNN on held-out labels is that of step {step}: {:.2} %. The test results above are of the last one.",
+            "The best checkpoint by kNN on held-out labels is that of step {step}: {:.2} %. The results above are of the last one.",
             100.0 * top1
         )
     });
-    let begun = config.init.as_ref().map(|init| format!("Training began with the weights of {}.", init.display()));
+    let begun = config.init.as_ref().map(|init| {
+        format!(
+            "Training began with the weights of {}: whatever those had seen, labels too, is in the results.",
+            init.display()
+        )
+    });
+    let held_out = judged.as_ref().filter(|judged| judged.asked != "test").map(|_| {
+        "There is no test split: the pictures that are asked about are the end of the training split, whose labels were not used, but which \
+         was trained on."
+            .to_owned()
+    });
     let files = format!(
         "The run's folder is {}; its metrics.jsonl has every number of the curves. All of this is of the encoder of step {}, SHA-256 \
          {encoder_sha256}; no evaluation changed a bit of it.",
@@ -197,7 +221,7 @@ pub(crate) fn report(
         title: format!("{} on {}", config.arch, config.data),
         summary: format!(
             "A {} of width {} learned from {} pictures of {} without seeing a label: {} epochs of batch {}, {} steps, {} of \
-             training at {:.1} pairs per second on {} threads of a CPU.",
+             training at {:.1} pairs per second.",
             config.arch,
             config.width,
             outcome.pictures,
@@ -206,13 +230,12 @@ pub(crate) fn report(
             config.batch,
             outcome.state.step,
             human(Duration::from_secs_f64(outcome.state.train_seconds)),
-            outcome.pairs_per_second(),
-            rayon::current_num_threads()
+            outcome.pairs_per_second()
         ),
         command: settings::command(config, &run.config())?,
         results: outcome.table(),
         settings: settings::flat(&toml::Table::try_from(config)?),
-        notes: best.into_iter().chain(begun).chain([files]).collect(),
+        notes: best.into_iter().chain(begun).chain(held_out).chain([files]).collect(),
         sections,
         definitions,
     })

@@ -2,7 +2,7 @@
 
 use maud::html;
 
-use super::{short, svg};
+use super::{short, shortened, svg};
 
 /// Counts of pictures: a row is the class, a column what it was taken for.
 #[derive(Clone, Debug)]
@@ -35,9 +35,10 @@ impl Heatmap<'_> {
                 @if has_names {
                     @let y = short(TOP + at(i) + cell / 2.0 + 4.0);
                     @let x = short(left + at(i) + cell / 2.0);
-                    text x=(left - 8.0) y=(y) text-anchor="end" { (self.names[i]) }
+                    text x=(left - 8.0) y=(y) text-anchor="end" { title { (self.names[i]) } (shortened(&self.names[i])) }
                     text x=(x) y=(TOP + side + 14.0) text-anchor="end" transform=(format!("rotate(-45 {x} {})", TOP + side + 14.0)) {
-                        (self.names[i])
+                        title { (self.names[i]) }
+                        (shortened(&self.names[i]))
                     }
                 }
                 @for (j, &count) in row.iter().enumerate().filter(|(_, count)| **count > 0) {

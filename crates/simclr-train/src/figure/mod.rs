@@ -38,6 +38,15 @@ pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// A name that has room beside a figure.
+fn shortened(name: &str) -> String {
+    const ROOM: usize = 15;
+    if name.chars().count() <= ROOM {
+        return name.to_owned();
+    }
+    name.chars().take(ROOM - 1).chain(['…']).collect()
+}
+
 /// A number with so many decimals at most: what stands in many attributes should be short.
 fn short(number: f64) -> f64 {
     (number * 10.0).round() / 10.0

@@ -2,7 +2,7 @@
 
 use maud::html;
 
-use super::{short, svg};
+use super::{short, shortened, svg};
 
 /// Points and the groups that they belong to.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Scatter<'_> {
             @for (i, name) in names.iter().enumerate() {
                 @let (x, y) = (16.0 + (i % 3) as f64 * 140.0, TOP + SIDE + 16.0 + (i / 3) as f64 * 18.0);
                 circle cx=(x) cy=(y - 4.0) r="4" style={ "fill:" (colour(i as u32, self.groups.len())) } {}
-                text.legend x=(x + 10.0) y=(y) { (name) }
+                text.legend x=(x + 10.0) y=(y) { title { (name) } (shortened(name)) }
             }
         };
         svg([SIDE, TOP + SIDE + 12.0 + 18.0 * rows as f64], &self.title, &body)

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::{Report, html};
-use crate::checkpoint::{self, Checkpoints};
+use crate::checkpoint;
 use crate::cli::ReportArguments;
 use crate::data_sets::Place;
 use crate::figure::Figure;
@@ -27,17 +27,22 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     }
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or(&config.device))?;
-    let checkpoints = Checkpoints::new(run.checkpoints(), config.keep);
-    let Some(newest) = checkpoints.newest_good(|remark| output.say(remark))? else {
+    // Only read: somebody may be training it.
+    let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
         bail!("{}: the run has no checkpoint yet, and a report is about one", path.display());
     };
     let (model, _, state) = checkpoint::load(&newest, &device, &config.context())?;
     let place = Place::of(&config, arguments.cache.as_deref());
-    let train = config.data.train(place, config.subset, output)?.pictures;
+    let opened = config.data.train(place, config.subset, output)?;
+    opened.must_be(&config)?;
+    let train = opened.pictures;
     let test = config.data.test(place, None, output)?;
     let study = Study::of(&model, &train, test, &config, &device, output)?;
     let outcome = Outcome { state, pictures_per_step: config.pictures_per_step(), pictures: train.len(), study };
-    let report = summary::report(&run, &config, &outcome, &metrics::read(&run.metrics())?, train.as_ref())?;
+    // What was measured up to the checkpoint.
+    let mut events = metrics::read(&run.metrics())?;
+    events.truncate(outcome.state.events as usize);
+    let report = summary::report(&run, &config, &outcome, &events, train.as_ref())?;
 
     let out = arguments.out.clone().unwrap_or_else(|| run.report());
     write_whole(&out, html(&report).as_bytes()).with_context(|| out.display().to_string())?;

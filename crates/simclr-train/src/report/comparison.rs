@@ -10,7 +10,7 @@ use crate::study::Judged;
 
 /// How much the training was worth.
 pub(crate) fn comparison(judged: &Judged, definitions: &[Definition]) -> Section {
-    let (knn, linear) = (&judged.knn, &judged.linear);
+    let (asked, knn, linear) = (judged.asked, &judged.knn, &judged.linear);
     let chance = Some(100.0 / judged.classes.len() as f64);
     let of_knn = |i: usize| Bar {
         name: describe(&knn.trained[i].protocol),
@@ -23,7 +23,7 @@ pub(crate) fn comparison(judged: &Judged, definitions: &[Definition]) -> Section
         groups.push(Bar { name: format!("linear, on {labels} labels"), values: of.into(), chance });
     }
     let bars = Bars {
-        title: "Test top-1".into(),
+        title: format!("Top-1 of {} pictures", judged.asked),
         unit: " %",
         most: 100.0,
         decimals: 2,
@@ -34,12 +34,12 @@ pub(crate) fn comparison(judged: &Judged, definitions: &[Definition]) -> Section
     let best = pixels.max(random);
     let verdict = if trained > best {
         format!(
-            "Training without labels made the features better: kNN tells {trained:.2} % of the test pictures right, where the better of \
+            "Training without labels made the features better: kNN tells {trained:.2} % of the {asked} pictures right, where the better of \
              raw pixels and a random encoder tells {best:.2} %."
         )
     } else {
         format!(
-            "Training has not helped yet: kNN tells {trained:.2} % of the test pictures right, where the better of raw pixels and a random \
+            "Training has not helped yet: kNN tells {trained:.2} % of the {asked} pictures right, where the better of raw pixels and a random \
              encoder tells {best:.2} %. Longer training, or views that keep what tells the classes apart, may."
         )
     };

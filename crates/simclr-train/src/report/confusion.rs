@@ -7,6 +7,9 @@ use crate::evaluate::describe;
 use crate::figure::{Figure, Heatmap};
 use crate::study::Judged;
 
+/// Classes that a page has room for; of more, those that are told worst.
+const MOST_CLASSES: usize = 100;
+
 /// Pairs of classes that are named.
 const NAMED: usize = 8;
 
@@ -27,7 +30,7 @@ pub(crate) fn confusion(judged: &Judged) -> Section {
     accuracy.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let body = html! {
         p { "A row is the true class, a column what it was taken for: on the diagonal is what was told right." }
-        div.wide { (PreEscaped(&svg)) }
+        @if names.len() <= MOST_CLASSES { div.wide { (PreEscaped(&svg)) } }
         div.columns {
             div {
                 h3 { "Taken for one another most" }
@@ -37,7 +40,7 @@ pub(crate) fn confusion(judged: &Judged) -> Section {
             div {
                 h3 { "Told right" }
                 table.classes {
-                    @for (share, i) in accuracy { tr { td { (names[i]) } td { (format!("{:.1} %", 100.0 * share)) } } }
+                    @for (share, i) in accuracy.into_iter().rev().take(MOST_CLASSES).rev() { tr { td { (names[i]) } td { (format!("{:.1} %", 100.0 * share)) } } }
                 }
             }
         }

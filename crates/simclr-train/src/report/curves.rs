@@ -63,13 +63,14 @@ pub(crate) fn plots(events: &[Event], steps_per_epoch: f64, judged: Option<&Judg
     };
     let mut plots = vec![plot("Contrastive loss (NT-Xent)", "nats per view", vec![epochs, steps])];
     if !knn.points.is_empty() {
-        let baseline = |name: &str, results: &[KnnResult]| (name.to_owned(), 100.0 * results[0].top1);
         let baselines = judged.iter().flat_map(|judged| {
             let knn = &judged.knn;
+            let baseline =
+                |name: &str, results: &[KnnResult]| (format!("{name} ({})", judged.asked), 100.0 * results[0].top1);
             [
-                baseline("raw pixels (test)", &knn.raw_pixels),
-                baseline("random encoder (test)", &knn.random),
-                baseline("trained (test)", &knn.trained),
+                baseline("raw pixels", &knn.raw_pixels),
+                baseline("random encoder", &knn.random),
+                baseline("trained", &knn.trained),
             ]
         });
         plots.push(Plot { baselines: baselines.collect(), ..plot("kNN top-1", "%", vec![knn]) });

@@ -55,13 +55,13 @@ const DEFINITIONS: [(&str, &str); 18] = [
     ),
     (
         "kNN",
-        "A picture of the test split is given the label that its k nearest training pictures vote for; near is the cosine of their \
+        "A picture of the test split (without one, of the held-out end of the training split) is given the label that its k nearest training pictures vote for; near is the cosine of their \
          features. Nothing is trained for it. k = 200 with votes exp(sim / 0.5) is the course's protocol, k = 10 with equal votes \
          that of the literature.",
     ),
     (
         "linear",
-        "A logistic regression that learns the labels of the first tenth of the labelled training pictures from their features. The \
+        "A logistic regression that learns the labels of the first tenth of the labelled training pictures (fewer of large sets) from their features. The \
          encoder stays as it is; the strength of the penalty is chosen on a fifth of those labels, never on the test split.",
     ),
     ("top-1", "How often the true label comes first."),
@@ -98,8 +98,8 @@ const DEFINITIONS: [(&str, &str); 18] = [
     ),
     (
         "PCA",
-        "A map along the two directions in which the features vary most: distances keep their meaning, but most of the variance is in \
-         other directions.",
+        "A map along the two directions in which the features vary most: distances keep their meaning, but what lies in other \
+         directions is not seen.",
     ),
     ("cosine", "The likeness of two features: 1 if they point the same way, 0 if they have nothing in common."),
     (

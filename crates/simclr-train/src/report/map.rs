@@ -11,6 +11,9 @@ use crate::study::Map;
 /// Side of a picture on hover, in pixels of the page's sheet of pictures.
 const SIDE: u32 = 40;
 
+/// Bytes that the sheet may have: with base64 and all the rest, a page stays under 5 MB.
+const MOST: usize = 2_200_000;
+
 /// Pictures in a row of that sheet.
 const COLUMNS: usize = 50;
 
@@ -52,13 +55,13 @@ pub(crate) fn map(map: &Map) -> anyhow::Result<Section> {
                 }
             }
             div.board {
-                canvas #map-canvas tabindex="0" role="img" aria-label="map of the pictures" {}
+                canvas #map-canvas role="img" aria-label="map of the pictures" {}
                 div #map-tip hidden { canvas width="96" height="96" {} span {} }
             }
             div #map-legend {}
             noscript { p { "The map needs JavaScript." } }
         }
-        img #map-pictures hidden alt="" src=(mosaic.address()?);
+        img #map-pictures hidden alt="" src=(mosaic.address(MOST)?);
         (data("map-data", &told))
     };
     let figure = |view: &crate::study::View| {

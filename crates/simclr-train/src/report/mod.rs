@@ -11,11 +11,12 @@ mod map;
 mod neighbours;
 mod time;
 
+use image::RgbImage;
 use maud::{Markup, PreEscaped, html};
 
 use crate::figure::Figure;
-use crate::page;
 use crate::table::Table;
+use crate::{mosaic, page, sheet};
 pub(crate) use command::command;
 pub(crate) use comparison::comparison;
 pub(crate) use confusion::confusion;
@@ -50,19 +51,32 @@ pub(crate) struct Section {
 
 impl Section {
     /// Pictures beside their views.
-    pub(crate) fn pairs(png: Vec<u8>) -> Self {
+    ///
+    /// # Errors
+    /// If they cannot be encoded.
+    pub(crate) fn pairs(sheet: &RgbImage) -> anyhow::Result<Self> {
+        let png = sheet::encoded(sheet)?;
+        let description = "Pictures, each with two views of it";
+        // Small views are looked at pixel by pixel, large ones would be most of the page.
+        let image = match png.len() {
+            0..=MOST_AS_PNG => page::png(&png, description),
+            _ => html! { img alt=(description) src=(mosaic::jpeg(sheet, MOST_AS_PNG)?); },
+        };
         let body = html! {
             figure {
-                (page::png(&png, "Pictures, each with two views of it"))
+                (image)
                 figcaption {
                     "Pictures of the training split, each with its two views of the first epoch. The encoder learns to tell which \
                      views belong together."
                 }
             }
         };
-        Self { title: "What it learned from", body, figures: vec![("pairs".into(), Figure::Png(png))] }
+        Ok(Self { title: "What it learned from", body, figures: vec![("pairs".into(), Figure::Png(png))] })
     }
 }
+
+/// Bytes of a sheet of views that stands in a page as it is.
+const MOST_AS_PNG: usize = 400_000;
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
@@ -132,7 +146,7 @@ mod tests {
             title: "<script>alert(1)</script>".into(),
             summary: "a & b of kNN".into(),
             results: Table { columns: words(&["<b>"]), rows: vec![words(&["<i>"])] },
-            sections: vec![Section::pairs(vec![0x89, b'P', b'N', b'G'])],
+            sections: vec![Section::pairs(&RgbImage::new(2, 2)).unwrap()],
             notes: vec!["<u>".into()],
             command: "simclr-train --run \"<x>\"".into(),
             settings: vec![("<s>".into(), "<t>".into())],
@@ -142,7 +156,7 @@ mod tests {
         for raw in ["<script>alert", "<b>", "<i>", "<u>", "<x>", "<s>", "<t>", "<e>"] {
             assert!(!page.contains(raw), "{raw}");
         }
-        assert!(page.contains("src=\"data:image/png;base64,iVBORw==\""));
+        assert!(page.contains("src=\"data:image/png;base64,iVBORw"));
         assert!(!page.contains("http"), "the page must need nothing beside it");
         assert!(page.contains("<title>&lt;script&gt;alert(1)&lt;/script&gt;</title>"));
         // A word that is explained leads to its explanation.

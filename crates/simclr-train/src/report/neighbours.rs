@@ -7,6 +7,9 @@ use crate::figure::Figure;
 use crate::mosaic::Mosaic;
 use crate::study::{Gallery, Near};
 
+/// Bytes that the pictures of one encoder may have in a page.
+const MOST: usize = 400_000;
+
 /// Side of a picture, in pixels.
 const SIDE: u32 = 64;
 
@@ -55,8 +58,8 @@ pub(crate) fn neighbours(gallery: &Gallery) -> anyhow::Result<Section> {
         ".near{{--w:{0};--h:{1}}}.near .tile{{background-size:{0}00% {1}00%}}.near.trained .tile{{background-image:url({2})}}.near.random .tile{{background-image:url({3})}}",
         width,
         near.len(),
-        trained.address()?,
-        random.address()?
+        trained.address(MOST)?,
+        random.address(MOST)?
     );
     let body = html! {
         style { (maud::PreEscaped(style)) }

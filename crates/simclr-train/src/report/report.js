@@ -14,7 +14,7 @@
     shown = document.createElement("div");
     shown.id = "word";
     shown.of = link;
-    shown.setAttribute("role", "tooltip");
+    shown.setAttribute("role", "status");
     const name = document.createElement("b");
     name.textContent = term.textContent + ". ";
     shown.append(name, term.nextElementSibling.textContent);
@@ -105,10 +105,11 @@
   const leave = () => { chosen = -1; tip.hidden = true; draw() };
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("pointerdown", point);
-  canvas.addEventListener("pointerleave", leave);
+  // A finger that is lifted leaves too, but its picture stays until another is touched.
+  canvas.addEventListener("pointerleave", event => { if (event.pointerType !== "touch") leave() });
 
   // One click leaves a class out or takes it in again; a double click shows it alone, and another one all.
-  map.names.forEach((name, group) => {
+  if (map.names.length <= 100) map.names.forEach((name, group) => {
     const button = document.createElement("button"), dot = document.createElement("i");
     dot.style.background = map.colours[group];
     button.type = "button";

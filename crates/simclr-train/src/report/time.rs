@@ -33,7 +33,7 @@ pub(crate) fn time(events: &[Event], train_seconds: f64, pairs_per_s: f64, confi
     let body = html! {
         p {
             "Trained " (told(train_seconds)) " at " (format!("{pairs_per_s:.1}")) " "
-            a.term href="#term-pairs-per-second" { "pairs per second" } " on " (rayon::current_num_threads()) " threads"
+            a.term href="#term-pairs-per-second" { "pairs per second" }
             @if let Some(mib) = peak { "; at most " (mib) " MiB of memory" }
             ". Evaluation and checkpoints are not in it."
         }

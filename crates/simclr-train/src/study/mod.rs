@@ -30,12 +30,14 @@ pub(crate) struct Study {
     pub(crate) judged: Option<Judged>,
     /// What can be read off them of what the pictures were drawn from; of the built-in set alone.
     pub(crate) factors: Vec<Factor>,
-    /// Pictures that are near one another.
-    pub(crate) gallery: Gallery,
+    /// Pictures that are near one another; none where they could not be had.
+    pub(crate) gallery: Option<Gallery>,
 }
 
-/// How features classify the test pictures.
+/// How features classify pictures that they were not compared with.
 pub(crate) struct Judged {
+    /// Which pictures are asked about: `test`, or `held-out` where there is no test split.
+    pub(crate) asked: &'static str,
     pub(crate) classes: Vec<String>,
     /// One result per protocol, the course's first.
     pub(crate) knn: Compared<Vec<KnnResult>>,
@@ -66,6 +68,7 @@ pub(crate) struct Linear {
 }
 
 /// The features of one encoder, as they are and not of unit length.
+#[derive(Clone)]
 struct Encoded {
     bank: Features,
     queries: Features,
@@ -84,24 +87,28 @@ impl Study {
         device: &Device,
         output: &Output,
     ) -> anyhow::Result<Self> {
+        let asked = if test.is_some() { "test" } else { "held-out" };
         let random = Model::new(&config.model()?, config.seed, DType::F32, device, &config.context())?;
         let Some(sets) = KnnSets::last(train, test, config, output)? else {
-            let gallery = Gallery::unlabelled(train, config, [&random, model], output)?;
+            let gallery = or_none("map", Gallery::unlabelled(train, config, [&random, model], output), output);
             return Ok(Self { encoder_sha256: model.fingerprint()?, judged: None, factors: Vec::new(), gallery });
         };
         let protocols = sets.protocols(config.knn_k, config.knn_temperature, output);
-        let judge = |encoded: &Encoded, title: &str| sets.judged(encoded, &protocols, config, title, output);
-        let raw = judge(&sets.encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
+        let most = most_labels(model.feature_width(), sets.bank.classes().len());
+        let judge = |encoded: Encoded, title: &str| sets.judged(encoded, &protocols, (config, most), title, output);
+        let raw = judge(sets.encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
         let encode = |model: &Model, title: &str| {
             frozen(model, title, output, |encoder| sets.encoded(|x| encoder.features(x), title, output))
         };
         let before = encode(&random, "random")?;
-        let random = judge(&before, "random")?;
+        let random = judge(before.clone(), "random")?;
         let after = encode(model, "trained")?;
-        let trained = judge(&after, "trained")?;
-        let gallery = Gallery::labelled(&sets, [&before, &after], output)?;
-        let factors = factors::of(&sets, config, [&before, &after], output)?;
+        let trained = judge(after.clone(), "trained")?;
+        let gallery = or_none("map", Gallery::labelled(&sets, [&before, &after], output), output);
+        let factors =
+            or_none("probes", factors::of(&sets, config, [&before, &after], output), output).unwrap_or_default();
         let judged = Judged {
+            asked,
             classes: sets.bank.classes().to_vec(),
             knn: Compared { raw_pixels: raw.0, random: random.0, trained: trained.0 },
             linear: Compared { raw_pixels: raw.1, random: random.1, trained: trained.1 },
@@ -124,21 +131,39 @@ impl KnnSets {
     /// kNN of features of unit length, and a linear classifier of features as they are.
     fn judged(
         &self,
-        encoded: &Encoded,
+        encoded: Encoded,
         protocols: &[KnnProtocol],
-        config: &Config,
+        (config, most): (&Config, usize),
         title: &str,
         output: &Output,
     ) -> anyhow::Result<(Vec<KnnResult>, Option<Linear>)> {
-        let knn = self.judge(&encoded.bank.unit()?, &encoded.queries.unit()?, protocols)?;
-        // A classifier that cannot be had is no reason to lose the rest: the run that is reported took hours.
-        let linear = self.linear(encoded, config, title, output);
-        let linear = linear.inspect_err(|error| output.say(format!("no linear classifier of {title}: {error}"))).ok();
-        Ok((knn, linear))
+        let linear = or_none(
+            &format!("linear classifier of {title}"),
+            self.linear(&encoded, config, most, title, output),
+            output,
+        );
+        // One after the other, and not both forms of both at once: of large pictures that is most of a machine's memory.
+        let bank = encoded.bank.unit()?;
+        drop(encoded.bank);
+        let queries = encoded.queries.unit()?;
+        drop(encoded.queries);
+        Ok((self.judge(&bank, &queries, protocols)?, linear.flatten()))
     }
 
-    fn linear(&self, encoded: &Encoded, config: &Config, title: &str, output: &Output) -> anyhow::Result<Linear> {
-        let chosen = Labels::First(LABELS).choose(self.bank.as_ref(), config.seed)?;
+    /// None where it would take too long.
+    fn linear(
+        &self,
+        encoded: &Encoded,
+        config: &Config,
+        most: usize,
+        title: &str,
+        output: &Output,
+    ) -> anyhow::Result<Option<Linear>> {
+        let mut chosen = Labels::First(LABELS).choose(self.bank.as_ref(), config.seed)?;
+        chosen.truncate(most);
+        if chosen.len() > 16 * most_labels(encoded.bank.vectors.dim(1)?, self.bank.classes().len()) {
+            return Ok(None);
+        }
         let rows: Vec<u32> = chosen.iter().map(|&row| row as u32).collect();
         let features = encoded.bank.vectors.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
         let labels: Vec<u32> = chosen.iter().map(|&row| encoded.bank.labels[row]).collect();
@@ -147,8 +172,20 @@ impl KnnSets {
         let swept = sweep(&features, &labels, classes, config.seed, &mut || progress.advance(1, &[]))?;
         let scores = swept.classifier.scores(&encoded.queries.vectors)?;
         let confusion = Confusion::of_scores(&scores, &encoded.queries.labels)?;
-        Ok(Linear { labels: labels.len(), confusion })
+        Ok(Some(Linear { labels: labels.len(), confusion }))
     }
+}
+
+/// Labels that a linear classifier learns from at most, so that the time of a step does not grow without end: as many as make so many
+/// products.
+fn most_labels(width: usize, classes: usize) -> usize {
+    const PRODUCTS: usize = 300_000_000;
+    (PRODUCTS / (width * classes.max(1)).max(1)).max(1)
+}
+
+/// What cannot be had is no reason to lose the rest: the run that is reported took hours.
+fn or_none<T>(what: &str, found: anyhow::Result<T>, output: &Output) -> Option<T> {
+    found.inspect_err(|error| output.say(format!("no {what}: {error}"))).ok()
 }
 
 /// Rows of unit length.
