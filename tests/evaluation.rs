@@ -82,6 +82,11 @@ fn an_encoder_from_elsewhere_stands_beside_a_run() {
     // Four times as good as guessing is not to be had of so short a run; but not all is one class.
     assert!(top1 > 0.1 && top1 != number(&knn, "top1"), "{knn}");
     assert!(number(&linear["imagenet_encoder"], "top1") > 0.1, "{linear}");
+    let typed = knn["command"].as_str().unwrap();
+    assert!(
+        typed.starts_with("simclr-train knn --checkpoint ") && typed.ends_with("--imagenet-size 64 --json"),
+        "{typed}"
+    );
     // Another size is another result: the pictures really are made for it.
     let small = result(&format!("knn --checkpoint {own} --no-baselines --imagenet {file} --imagenet-size 32"));
     assert!(small.get("random_encoder").is_none() && number(&small["imagenet_encoder"][0], "top1") != top1, "{small}");

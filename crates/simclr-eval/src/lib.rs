@@ -13,6 +13,8 @@ mod extractor;
 mod features;
 mod finetune;
 mod geometry;
+#[cfg(test)]
+mod groups_of_rows;
 mod knn;
 mod linear;
 mod logistic;

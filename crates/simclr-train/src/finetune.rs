@@ -69,6 +69,7 @@ pub(crate) fn command(arguments: &FinetuneArguments, output: &Output) -> anyhow:
     object["data"] = json!(settings.data);
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
+    object["command"] = json!(output.command());
     object["method"] = json!({
         "optimizer": "sgd", "momentum": FinetuneConfig::MOMENTUM.momentum, "nesterov": FinetuneConfig::MOMENTUM.nesterov,
         "schedule": "cosine", "epochs": config.epochs, "batch": config.batch, "lr": config.learning_rate,
