@@ -87,6 +87,11 @@ fn an_encoder_from_elsewhere_stands_beside_a_run() {
         typed.starts_with("simclr-train knn --checkpoint ") && typed.ends_with("--imagenet-size 64 --json"),
         "{typed}"
     );
+    let page = dir.path().join("page.html");
+    result(&format!("report {own} --imagenet {file} --imagenet-size 64 --out {}", page.display()));
+    let shown = format!("{:.2}\u{a0}%", 100.0 * top1);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains(&shown) && page.contains("ImageNet encoder"), "{shown}");
     // Another size is another result: the pictures really are made for it.
     let small = result(&format!("knn --checkpoint {own} --no-baselines --imagenet {file} --imagenet-size 32"));
     assert!(small.get("random_encoder").is_none() && number(&small["imagenet_encoder"][0], "top1") != top1, "{small}");

@@ -47,7 +47,7 @@ fn a_picture_finds_itself_and_a_page_shows_what_was_found() {
         let html = fs::read_to_string(&page).unwrap();
         assert!(html.contains("mine.png") && !html.contains("http"), "the page must need nothing beside it");
         let (pictures, labels) = if format == "npy" { (1, 0) } else { (6, 5) };
-        assert_eq!(html.matches("data:image/png;base64,").count(), pictures, "{format}");
+        assert_eq!(html.matches("src=\"data:image/").count(), pictures, "{format}");
         if labels > 0 {
             assert_eq!(results[0]["path"], "shapes/7");
             let class = Shapes::new(0, Split::Train, 100);

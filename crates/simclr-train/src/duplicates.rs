@@ -6,7 +6,7 @@ mod said;
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use simclr_eval::{DuplicateCount, DuplicateGroup, Duplicates, DuplicatesConfig, DuplicatesMethod, duplicates};
 
@@ -57,6 +57,9 @@ pub(crate) fn command(arguments: &DuplicatesArguments, output: &Output) -> anyho
             }
         }
     };
+    if let Some(path) = file.paths.iter().flatten().find(|path| remove_list.is_some() && path.contains('\n')) {
+        bail!("--remove-list has a path on a line, but {path:?} has a line break in it");
+    }
     let found = duplicates(&file.vectors, &config, &progress).with_context(|| features.display().to_string())?;
     drop(meter);
 
@@ -65,7 +68,6 @@ pub(crate) fn command(arguments: &DuplicatesArguments, output: &Output) -> anyho
     if let Some(list) = remove_list {
         let mut lines = String::new();
         for name in groups.iter().flat_map(|group| group.names(&file).skip(1)) {
-            ensure!(!name.contains('\n'), "--remove-list has a path on a line, but {name:?} has a line break in it");
             lines.push_str(&name);
             lines.push('\n');
         }

@@ -52,10 +52,6 @@ pub(crate) fn command(arguments: &FinetuneArguments, output: &Output) -> anyhow:
     };
     let Some(random) = random else { return Ok(tuning.interrupted()) };
     let Some(trained) = tuning.run("trained", |_| Ok(load()?))? else { return Ok(tuning.interrupted()) };
-    if let (Some(out), Some(network)) = (&out, trained.first()) {
-        out.write(network, &settings, train.classes(), output)?;
-    }
-
     let columns =
         [format!("{}, fine-tuned on {} labels", settings.data, tuning.labels()), "top-1".into(), "top-5".into()];
     let mut rows = Vec::new();
@@ -77,6 +73,10 @@ pub(crate) fn command(arguments: &FinetuneArguments, output: &Output) -> anyhow:
     });
     object["out"] = json!(arguments.out);
     output.result(Table { columns: columns.into(), rows }.text(), &object);
+    // Last: a full disk costs the network, not the numbers.
+    if let (Some(out), Some(network)) = (&out, trained.first()) {
+        out.write(network, &settings, train.classes(), output)?;
+    }
     Ok(Ending::Done)
 }
 

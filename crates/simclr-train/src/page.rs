@@ -26,5 +26,15 @@ pub(crate) fn document(title: &str, style: &str, body: &Markup) -> String {
 
 /// A PNG that stands in the page itself.
 pub(crate) fn png(bytes: &[u8], description: &str) -> Markup {
-    html! { img alt=(description) src=(format!("data:image/png;base64,{}", STANDARD.encode(bytes))); }
+    image(&png_address(bytes), description)
+}
+
+/// The picture at an address.
+pub(crate) fn image(address: &str, description: &str) -> Markup {
+    html! { img alt=(description) src=(address); }
+}
+
+/// A PNG as the address of an image.
+pub(crate) fn png_address(bytes: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(bytes))
 }

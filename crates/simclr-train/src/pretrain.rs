@@ -109,7 +109,7 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
     }
 
     // The test split is looked at here, once, after everything was chosen.
-    let study = Study::of(&training.model, &train, test, &config, &device, output)?;
+    let study = Study::of(&training.model, &train, test, None, (&config, &device), output)?;
     let outcome = Outcome {
         state: training.state.clone(),
         pictures_per_step: config.pictures_per_step(),

@@ -74,11 +74,6 @@ pub(crate) fn drawn(set: &dyn Pictures, transform: &TrainTransform, sheet: &Shee
     Ok(canvas)
 }
 
-/// A picture in a square of `side` pixels, as a PNG.
-pub(crate) fn thumbnail(picture: &Picture, side: u32) -> anyhow::Result<Vec<u8>> {
-    encoded(&tile(picture, side)?)
-}
-
 /// A picture in a square of `side` pixels.
 pub(crate) fn tile(picture: &Picture, side: u32) -> anyhow::Result<RgbImage> {
     let mut canvas = RgbImage::from_pixel(side, side, GROUND);

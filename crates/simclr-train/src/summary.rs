@@ -85,15 +85,15 @@ impl Outcome {
             return Table { columns, rows: vec![vec![format!("{} pictures", self.pictures), loss]] };
         };
         let mut columns = vec![format!("{asked} top-1 / top-5 of {} pictures", knn.trained[0].queries)];
-        columns.extend(knn.named().map(|(name, _)| name.to_owned()));
+        columns.extend(knn.named().into_iter().map(|(name, _)| name.to_owned()));
         let cell = |top1: f64, top5: f64| format!("{} / {}", percent(top1), percent(top5));
         let mut rows: Vec<Vec<String>> = Vec::new();
         for (i, result) in knn.trained.iter().enumerate() {
-            let cells = knn.named().map(|(_, results)| cell(results[i].top1, results[i].top5));
+            let cells = knn.named().into_iter().map(|(_, results)| cell(results[i].top1, results[i].top5));
             rows.push(std::iter::once(describe(&result.protocol)).chain(cells).collect());
         }
         if let Some(labels) = linear.trained.as_ref().map(|linear| linear.labels) {
-            let cells = linear.named().map(|(_, linear)| {
+            let cells = linear.named().into_iter().map(|(_, linear)| {
                 linear
                     .as_ref()
                     .map_or("–".into(), |Linear { confusion, .. }| cell(confusion.top1(), confusion.top5()))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ImageNetArguments;
 use crate::output::OutputArguments;
 
 /// Where it runs.
@@ -53,6 +54,8 @@ pub(crate) struct ReportArguments {
     /// Keep a folder's decoded pictures in DIR, so that no file is decoded twice
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) imagenet: ImageNetArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

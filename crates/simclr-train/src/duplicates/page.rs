@@ -13,7 +13,7 @@ use crate::table::Table;
 use crate::thumbnails::Thumbnails;
 
 /// Groups on a page, and pictures of each.
-const GROUPS: usize = 200;
+const GROUPS: usize = 100;
 const PICTURES: usize = 12;
 
 /// After so many pictures that are not there any more, no more are looked for.
@@ -35,14 +35,14 @@ impl Page<'_> {
             if missing.get() == MISSING {
                 return None;
             }
-            let png = thumbnails.of(path, output);
-            if png.is_none() {
+            let address = thumbnails.of(path, output);
+            if address.is_none() {
                 missing.set(missing.get() + 1);
                 if missing.get() == MISSING {
                     output.say("no more thumbnails are tried");
                 }
             }
-            png
+            address
         };
         let body = html! {
             p { (said.summary()) }
@@ -68,7 +68,12 @@ impl Page<'_> {
     }
 }
 
-fn section(number: usize, group: &Group<'_>, file: &FeaturesFile, png: &dyn Fn(&str) -> Option<Vec<u8>>) -> Markup {
+fn section(
+    number: usize,
+    group: &Group<'_>,
+    file: &FeaturesFile,
+    thumbnail: &dyn Fn(&str) -> Option<String>,
+) -> Markup {
     let left_out = group.of.rows.len().saturating_sub(PICTURES);
     html! {
         h2 {
@@ -79,7 +84,7 @@ fn section(number: usize, group: &Group<'_>, file: &FeaturesFile, png: &dyn Fn(&
         div.tiles {
             @for (i, name) in group.names(file).take(PICTURES).enumerate() {
                 figure {
-                    @if let Some(png) = group.paths.as_ref().and_then(|paths| png(paths[i])) { (page::png(&png, &name)) }
+                    @if let Some(address) = group.paths.as_ref().and_then(|paths| thumbnail(paths[i])) { (page::image(&address, &name)) }
                     figcaption {
                         @if let Some(label) = group.labels.as_ref().and_then(|labels| labels[i]) { b { (label) } br; }
                         @if group.paths.is_none() { "row " }

@@ -11,6 +11,7 @@ use crate::checkpoint;
 use crate::cli::ReportArguments;
 use crate::data_sets::Place;
 use crate::figure::Figure;
+use crate::imagenet::ImageNet;
 use crate::output::Output;
 use crate::run_folder::{RunFolder, write_whole};
 use crate::study::Study;
@@ -32,12 +33,13 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
         bail!("{}: the run has no checkpoint yet, and a report is about one", path.display());
     };
     let (model, _, state) = checkpoint::load(&newest, &device, &config.context())?;
+    let imagenet = ImageNet::of(&arguments.imagenet, &device)?;
     let place = Place::of(&config, arguments.cache.as_deref());
     let opened = config.data.train(place, config.subset, output)?;
     opened.must_be(&config)?;
     let train = opened.pictures;
     let test = config.data.test(place, None, output)?;
-    let study = Study::of(&model, &train, test, &config, &device, output)?;
+    let study = Study::of(&model, &train, test, imagenet.as_ref(), (&config, &device), output)?;
     let outcome = Outcome { state, pictures_per_step: config.pictures_per_step(), pictures: train.len(), study };
     // What was measured up to the checkpoint.
     let mut events = metrics::read(&run.metrics())?;

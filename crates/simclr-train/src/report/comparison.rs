@@ -14,23 +14,24 @@ pub(crate) fn comparison(judged: &Judged, definitions: &[Definition]) -> Section
     let chance = Some(100.0 / judged.classes.len() as f64);
     let of_knn = |i: usize| Bar {
         name: describe(&knn.trained[i].protocol),
-        values: knn.named().map(|(_, results)| Some(100.0 * results[i].top1)).into(),
+        values: knn.named().into_iter().map(|(_, results)| Some(100.0 * results[i].top1)).collect(),
         chance,
     };
     let mut groups: Vec<Bar> = (0..knn.trained.len()).map(of_knn).collect();
     if let Some(labels) = linear.trained.as_ref().map(|linear| linear.labels) {
-        let of = linear.named().map(|(_, linear)| linear.as_ref().map(|linear| 100.0 * linear.confusion.top1()));
-        groups.push(Bar { name: format!("linear, on {labels} labels"), values: of.into(), chance });
+        let of = linear.named().into_iter();
+        let of = of.map(|(_, linear)| linear.as_ref().map(|linear| 100.0 * linear.confusion.top1()));
+        groups.push(Bar { name: format!("linear, on {labels} labels"), values: of.collect(), chance });
     }
     let bars = Bars {
         title: format!("Top-1 of {} pictures", judged.asked),
         unit: " %",
         most: 100.0,
         decimals: 2,
-        series: knn.named().map(|(name, _)| name.to_owned()).into(),
+        series: knn.named().into_iter().map(|(name, _)| name.to_owned()).collect(),
         groups,
     };
-    let [pixels, random, trained] = knn.named().map(|(_, results)| 100.0 * results[0].top1);
+    let [pixels, random, trained] = [&knn.raw_pixels, &knn.random, &knn.trained].map(|results| 100.0 * results[0].top1);
     let best = pixels.max(random);
     let verdict = if trained > best {
         format!(

@@ -42,7 +42,7 @@ pub(crate) fn definitions() -> Vec<Definition> {
     DEFINITIONS.map(|(term, meaning)| Definition { term, meaning }).into()
 }
 
-const DEFINITIONS: [(&str, &str); 18] = [
+const DEFINITIONS: [(&str, &str); 19] = [
     (
         "pairs per second",
         "How many pictures a second go through a training step, each with its two random views: both through the \
@@ -70,6 +70,10 @@ const DEFINITIONS: [(&str, &str); 18] = [
     (
         "random encoder",
         "The same with the encoder as it is before any training, its weights drawn from the seed: what its architecture alone gives.",
+    ),
+    (
+        "ImageNet encoder",
+        "The same with the frozen encoder of the file that was given, trained on ImageNet by somebody else, on pictures as it knows them.",
     ),
     (
         "trained",

@@ -7,8 +7,8 @@ use simclr_data::Picture;
 
 use super::Found;
 use crate::output::Output;
-use crate::thumbnails::{SIDE, Thumbnails};
-use crate::{page, sheet};
+use crate::page;
+use crate::thumbnails::{Thumbnails, thumbnail};
 
 /// One file that needs nothing beside it.
 pub(super) struct Page<'a> {
@@ -24,11 +24,11 @@ pub(super) struct Page<'a> {
 impl Page<'_> {
     pub(super) fn html(&self, thumbnails: &Thumbnails, output: &Output) -> String {
         let own = match &self.of {
-            Some(picture) => sheet::thumbnail(picture, SIDE).ok(),
+            Some(picture) => thumbnail(picture).ok(),
             None => thumbnails.of(self.like, output),
         };
         let body = html! {
-            @if let Some(png) = own { (page::png(&png, self.like)) }
+            @if let Some(address) = own { (page::image(&address, self.like)) }
             p {
                 "The nearest of " (self.rows) " pictures of " (self.features.display()) ", by the cosine of their features: 1 is the \
                  same direction, 0 is no likeness."
@@ -36,8 +36,8 @@ impl Page<'_> {
             div.tiles {
                 @for found in self.found {
                     figure {
-                        @if let Some(png) = found.path.as_deref().and_then(|path| thumbnails.of(path, output)) {
-                            (page::png(&png, &found.name()))
+                        @if let Some(address) = found.path.as_deref().and_then(|path| thumbnails.of(path, output)) {
+                            (page::image(&address, &found.name()))
                         }
                         figcaption {
                             b { (format!("{:.4}", found.cosine)) }

@@ -14,6 +14,7 @@ use simclr_ops::{Context, l2_normalize};
 
 use crate::config::Config;
 use crate::evaluate::{KnnSets, frozen};
+use crate::imagenet::ImageNet;
 use crate::output::Output;
 use crate::progress::Progress;
 pub(crate) use factors::{Factor, Measure};
@@ -44,19 +45,24 @@ pub(crate) struct Judged {
     pub(crate) linear: Compared<Option<Linear>>,
 }
 
-/// The same of three kinds of features.
+/// The same of several kinds of features.
 pub(crate) struct Compared<T> {
     /// The pixels themselves: what can be had without an encoder.
     pub(crate) raw_pixels: T,
     /// The encoder as training began, had it begun with nothing: what the architecture alone gives.
     pub(crate) random: T,
+    /// An encoder that somebody else trained, if one was given.
+    pub(crate) imagenet: Option<T>,
     pub(crate) trained: T,
 }
 
 impl<T> Compared<T> {
     /// With their names.
-    pub(crate) fn named(&self) -> [(&'static str, &T); 3] {
-        [("raw pixels", &self.raw_pixels), ("random encoder", &self.random), ("trained", &self.trained)]
+    pub(crate) fn named(&self) -> Vec<(&'static str, &T)> {
+        let mut all = vec![("raw pixels", &self.raw_pixels), ("random encoder", &self.random)];
+        all.extend(self.imagenet.as_ref().map(|imagenet| (ImageNet::NAME, imagenet)));
+        all.push(("trained", &self.trained));
+        all
     }
 }
 
@@ -83,8 +89,8 @@ impl Study {
         model: &Model,
         train: &Arc<dyn Pictures>,
         test: Option<Arc<dyn Pictures>>,
-        config: &Config,
-        device: &Device,
+        imagenet: Option<&ImageNet>,
+        (config, device): (&Config, &Device),
         output: &Output,
     ) -> anyhow::Result<Self> {
         let asked = if test.is_some() { "test" } else { "held-out" };
@@ -97,12 +103,21 @@ impl Study {
         let most = most_labels(model.feature_width(), sets.bank.classes().len());
         let judge = |encoded: Encoded, title: &str| sets.judged(encoded, &protocols, (config, most), title, output);
         let raw = judge(sets.encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
-        let encode = |model: &Model, title: &str| {
+        let encode = |sets: &KnnSets, model: &Model, title: &str| {
             frozen(model, title, output, |encoder| sets.encoded(|x| encoder.features(x), title, output))
         };
-        let before = encode(&random, "random")?;
+        let (knn, linear) = match imagenet {
+            None => (None, None),
+            Some(ImageNet { model, transform }) => {
+                let sets =
+                    KnnSets { bank: sets.bank.clone(), queries: sets.queries.clone(), transform: transform.clone() };
+                let (knn, linear) = judge(encode(&sets, model, "ImageNet")?, "ImageNet")?;
+                (Some(knn), Some(linear))
+            }
+        };
+        let before = encode(&sets, &random, "random")?;
         let random = judge(before.clone(), "random")?;
-        let after = encode(model, "trained")?;
+        let after = encode(&sets, model, "trained")?;
         let trained = judge(after.clone(), "trained")?;
         let gallery = or_none("map", Gallery::labelled(&sets, [&before, &after], output), output);
         let factors =
@@ -110,8 +125,8 @@ impl Study {
         let judged = Judged {
             asked,
             classes: sets.bank.classes().to_vec(),
-            knn: Compared { raw_pixels: raw.0, random: random.0, trained: trained.0 },
-            linear: Compared { raw_pixels: raw.1, random: random.1, trained: trained.1 },
+            knn: Compared { raw_pixels: raw.0, random: random.0, imagenet: knn, trained: trained.0 },
+            linear: Compared { raw_pixels: raw.1, random: random.1, imagenet: linear, trained: trained.1 },
         };
         Ok(Self { encoder_sha256: model.fingerprint()?, judged: Some(judged), factors, gallery })
     }
@@ -202,7 +217,8 @@ impl Study {
                 let told = linear.as_ref().map(|Linear { labels, confusion }| {
                     json!({ "top1": confusion.top1(), "top5": confusion.top5(), "labels": labels, "queries": confusion.total() })
                 });
-                object["linear"][name.replace(' ', "_").replace("random_encoder", "random")] = json!(told);
+                let key = name.replace(' ', "_").to_lowercase().replace("_encoder", "");
+                object["linear"][key] = json!(told);
             }
         }
         for factor in &self.factors {
