@@ -44,9 +44,10 @@ pub(crate) fn comparison(judged: &Judged, definitions: &[Definition]) -> Section
              encoder tells {best:.2} %. Longer training, or views that keep what tells the classes apart, may."
         )
     };
+    let svg = bars.svg();
     let body = html! {
         p { (linked(&verdict, definitions)) " The dashed line is what guessing gives." }
-        div.plots { (PreEscaped(bars.svg())) }
+        div.plots { (PreEscaped(&svg)) }
     };
-    Section { title: "With and without training", body, figures: vec![("comparison".into(), Figure::Svg(bars.svg()))] }
+    Section { title: "With and without training", body, figures: vec![("comparison".into(), Figure::Svg(svg))] }
 }

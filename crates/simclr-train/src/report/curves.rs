@@ -14,22 +14,20 @@ const FIRST: usize = 2;
 
 /// The section of some plots.
 pub(crate) fn curves(plots: &[Plot]) -> Section {
-    let figure = |plot: &Plot| PreEscaped(plot::svg(std::slice::from_ref(plot)));
-    let (first, others) = plots.split_at(FIRST.min(plots.len()));
+    let drawn: Vec<String> = plots.iter().map(|plot| plot::svg(std::slice::from_ref(plot))).collect();
+    let first = FIRST.min(plots.len());
     let body = html! {
-        div.plots { @for plot in first { (figure(plot)) } }
-        @if !others.is_empty() {
+        div.plots { @for svg in &drawn[..first] { (PreEscaped(svg)) } }
+        @if first < plots.len() {
             details {
-                summary { "More curves: " (others.iter().map(|plot| plot.title.as_str()).collect::<Vec<_>>().join(", ")) }
-                div.plots { @for plot in others { (figure(plot)) } }
+                summary { "More curves: " (plots[first..].iter().map(|plot| plot.title.as_str()).collect::<Vec<_>>().join(", ")) }
+                div.plots { @for svg in &drawn[first..] { (PreEscaped(svg)) } }
             }
         }
     };
-    let file = |plot: &Plot| {
-        let name = super::anchor(plot.title.split(" (").next().unwrap_or(&plot.title));
-        (format!("curve-{name}"), Figure::Svg(plot::svg(std::slice::from_ref(plot))))
-    };
-    Section { title: "Curves", body, figures: plots.iter().map(file).collect() }
+    let name = |plot: &Plot| format!("curve-{}", super::anchor(plot.title.split(" (").next().unwrap_or(&plot.title)));
+    let figures = plots.iter().map(name).zip(drawn.into_iter().map(Figure::Svg)).collect();
+    Section { title: "Curves", body, figures }
 }
 
 /// The loss of every epoch, kNN on the held-out labels with the baselines beside it, and what else was measured.

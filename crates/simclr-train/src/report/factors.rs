@@ -32,17 +32,16 @@ pub(crate) fn factors(factors: &[Factor], definitions: &[Definition]) -> Section
     let text = "The pictures of this set are drawn from known factors, so one can ask of each how much of it can be read off the features: \
                 accuracy for what is one of some kinds, R² for what is a number. Two views of a picture differ in what crops, flips and \
                 colours change; what views share is what the encoder may keep.";
+    let (kinds, numbers) = (kinds.svg(), numbers.svg());
     let body = html! {
         p { (linked(text, definitions)) }
-        div.plots { (PreEscaped(kinds.svg())) (PreEscaped(numbers.svg())) }
+        div.plots { (PreEscaped(&kinds)) (PreEscaped(&numbers)) }
         details {
             summary { "The factors" }
             dl { @for factor in factors { dt { (factor.name) } dd { (factor.meaning) } } }
         }
     };
-    let figures = vec![
-        ("factors-accuracy".to_owned(), Figure::Svg(kinds.svg())),
-        ("factors-r2".to_owned(), Figure::Svg(numbers.svg())),
-    ];
+    let figures =
+        vec![("factors-accuracy".to_owned(), Figure::Svg(kinds)), ("factors-r2".to_owned(), Figure::Svg(numbers))];
     Section { title: "What the features keep", body, figures }
 }
