@@ -41,6 +41,9 @@ pub enum LossError {
         /// The temperature given.
         found: f64,
     },
+    /// The other processes cannot be reached.
+    #[error(transparent)]
+    Dist(#[from] simclr_dist::DistError),
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -12,5 +12,5 @@ mod symmetric;
 
 pub use course::{simclr_loss_naive, simclr_loss_vectorized};
 pub use error::LossError;
-pub use nt_xent::nt_xent;
+pub use nt_xent::{nt_xent, nt_xent_over};
 pub use similarity::{compute_sim_matrix, sim, sim_positive_pairs};

@@ -1,10 +1,13 @@
 //! NT-Xent without the similarity matrix: tiles of it come and go, forward and backward.
 
 use std::any::Any;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytemuck::Pod;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use simclr_dist::ProcessGroup;
 use simclr_ops::Element;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
@@ -44,6 +47,40 @@ pub(crate) const TILE_COLS: usize = 512;
 /// # }
 /// ```
 pub fn nt_xent(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<Tensor, LossError> {
+    check(left, right, tau)?;
+    Ok(left.contiguous()?.apply_op2(&right.contiguous()?, NtXent { tau, log_sums: Mutex::default(), all: None })?)
+}
+
+/// [`nt_xent`] over the batches of all processes together: the negatives of a view are all other views of all of them.
+///
+/// `left` and `right` are this process's share. The loss is that of the whole batch, the same on all processes, to the bit; its
+/// gradients for `left` and `right` are complete: what they do to the rows of other processes is in them. So the gradients of
+/// parameters are to be summed over the processes, not averaged.
+///
+/// Every process multiplies its own rows with all others and sends its embeddings once, and once a sum for every row; no gradient of
+/// an embedding need be sent, as both terms of a similarity follow from these sums.
+///
+/// # Shapes
+/// As [`nt_xent`], with the same `n` on all processes.
+///
+/// # Errors
+/// As [`nt_xent`]; [`LossError::Shape`] if another process has other shapes, [`LossError::Dist`] if one cannot be reached.
+pub fn nt_xent_over(
+    left: &Tensor,
+    right: &Tensor,
+    tau: f64,
+    group: &Arc<dyn ProcessGroup>,
+) -> std::result::Result<Tensor, LossError> {
+    if group.size() == 1 {
+        return nt_xent(left, right, tau);
+    }
+    check(left, right, tau)?;
+    let (left, right) = (left.contiguous()?, right.contiguous()?);
+    let all = Some(AllRows::gather(&left, &right, group)?);
+    Ok(left.apply_op2(&right, NtXent { tau, log_sums: Mutex::default(), all })?)
+}
+
+fn check(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<(), LossError> {
     check_views(left, right)?;
     check_temperature(tau)?;
     if !left.device().is_cpu() {
@@ -54,14 +91,79 @@ pub fn nt_xent(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<T
             expected: "the CPU: there is no other form yet".into(),
         });
     }
-    let op = NtXent { tau, log_sums: Mutex::default() };
-    Ok(left.contiguous()?.apply_op2(&right.contiguous()?, op)?)
+    Ok(())
+}
+
+/// The rows of all processes, by rank.
+struct AllRows {
+    group: Arc<dyn ProcessGroup>,
+    left: Tensor,
+    right: Tensor,
+}
+
+impl AllRows {
+    fn gather(left: &Tensor, right: &Tensor, group: &Arc<dyn ProcessGroup>) -> std::result::Result<Self, LossError> {
+        fn run<T: Element + Pod>(
+            left: &Tensor,
+            right: &Tensor,
+            group: &Arc<dyn ProcessGroup>,
+        ) -> std::result::Result<AllRows, LossError> {
+            let (n, d) = left.dims2()?;
+            let mut own: Vec<T> = left.flatten_all()?.to_vec1()?;
+            own.extend(right.flatten_all()?.to_vec1::<T>()?);
+            let [mut lefts, mut rights] = [Vec::new(), Vec::new()];
+            for bytes in group.all_gather(bytemuck::cast_slice(&own))? {
+                let numbers: Vec<T> = bytemuck::pod_collect_to_vec(&bytes);
+                if numbers.len() != own.len() {
+                    let expected = format!("{} numbers, as another process has", numbers.len() / 2);
+                    return Err(LossError::shape("left", left, expected));
+                }
+                lefts.extend_from_slice(&numbers[..n * d]);
+                rights.extend_from_slice(&numbers[n * d..]);
+            }
+            let rows = |numbers| Tensor::from_vec(numbers, (n * group.size(), d), left.device());
+            Ok(AllRows { group: group.clone(), left: rows(lefts)?, right: rows(rights)? })
+        }
+        match left.dtype() {
+            DType::F64 => run::<f64>(&left.detach(), &right.detach(), group),
+            _ => run::<f32>(&left.detach(), &right.detach(), group),
+        }
+    }
+
+    /// Completes what this process knows of its own rows.
+    fn complete(&self, own: &[(f64, f64)]) -> Result<Vec<(f64, f64)>> {
+        let numbers: Vec<f64> = own.iter().flat_map(|&(sum, positive)| [sum, positive]).collect();
+        let all = self.group.all_gather(bytemuck::cast_slice(&numbers)).map_err(candle_core::Error::wrap)?;
+        let ranks: Vec<Vec<f64>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        // A rank gives the terms of its left rows, then those of its right ones; in order are all left ones, then all right ones.
+        let halves = [0..own.len(), own.len()..2 * own.len()];
+        let in_order = halves.into_iter().flat_map(|half| ranks.iter().map(move |rank| &rank[half.clone()]));
+        Ok(in_order.flat_map(|half| half.chunks_exact(2)).map(|pair| (pair[0], pair[1])).collect())
+    }
 }
 
 struct NtXent {
     tau: f64,
     /// `log Σ_{k ≠ i} exp(sim / tau)` of every view, kept from the forward pass.
     log_sums: Mutex<Vec<f64>>,
+    /// Where the arguments are the share of one of several processes.
+    all: Option<AllRows>,
+}
+
+impl NtXent {
+    /// The views of all processes, of which those in `left` and `right` are this one's.
+    fn views<T: Element>(&self, left: &[T], right: &[T], d: usize) -> Result<Views<T>> {
+        let rows = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
+        match &self.all {
+            None => Ok(Views::new(left, right, d, self.tau)),
+            Some(all) => {
+                let (own, n) = (left.len() / d, all.left.dim(0)?);
+                let first = all.group.rank() * own;
+                let views = Views::new(&rows(&all.left)?, &rows(&all.right)?, d, self.tau);
+                Ok(Views { own: vec![first..first + own, n + first..n + first + own], ..views })
+            }
+        }
+    }
 }
 
 impl CustomOp2 for NtXent {
@@ -80,8 +182,8 @@ impl CustomOp2 for NtXent {
                 Some((start, end)) => Ok::<&[T], candle_core::Error>(std::ops::Index::index(all, start..end)),
                 None => candle_core::bail!("nt-xent needs contiguous rows"),
             };
-            let views = Views::new(slice(left, left_layout)?, slice(right, right_layout)?, d, op.tau);
-            let (loss, log_sums) = views.loss();
+            let views = op.views(slice(left, left_layout)?, slice(right, right_layout)?, d)?;
+            let (loss, log_sums) = views.loss(op.all.as_ref())?;
             *op.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
             Ok(loss)
         }
@@ -103,7 +205,7 @@ impl CustomOp2 for NtXent {
         fn run<T: Element>(op: &NtXent, left: &Tensor, right: &Tensor, grad: f64) -> Result<[Tensor; 2]> {
             let (n, d) = left.dims2()?;
             let rows = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
-            let views = Views::new(&rows(left)?, &rows(right)?, d, op.tau);
+            let views = op.views(&rows(left)?, &rows(right)?, d)?;
             let log_sums = op.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
             let mut gradient = views.gradient(&log_sums, grad);
             let of_right = gradient.split_off(n * d);
@@ -126,6 +228,8 @@ struct Views<T> {
     lengths: Vec<f64>,
     d: usize,
     tau: f64,
+    /// The rows that this process answers for: all of them, or its left and its right ones.
+    own: Vec<Range<usize>>,
 }
 
 impl<T: Element> Views<T> {
@@ -141,8 +245,9 @@ impl<T: Element> Views<T> {
                 }
                 length
             })
-            .collect();
-        Self { unit, lengths, d, tau }
+            .collect::<Vec<f64>>();
+        let own = Vec::from([0..lengths.len()]);
+        Self { unit, lengths, d, tau, own }
     }
 
     fn count(&self) -> usize {
@@ -153,14 +258,21 @@ impl<T: Element> Views<T> {
         (i + self.count() / 2) % self.count()
     }
 
-    /// The loss, and `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` for every view `i`.
-    fn loss(&self) -> (f64, Vec<f64>) {
-        if let Some(symmetric) = self.symmetric() {
-            let (log_sums, positives) = symmetric.log_sums(|i| self.positive_of(i));
-            let total: f64 = log_sums.iter().zip(positives).map(|(log_sum, positive)| log_sum - positive).sum();
-            return (total / self.count() as f64, log_sums);
-        }
-        let terms: Vec<(f64, f64)> = self.tiles_of_rows(|first, rows| {
+    /// The loss, and `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` for every view `i`; other processes add what they know of their rows.
+    fn loss(&self, all: Option<&AllRows>) -> Result<(f64, Vec<f64>)> {
+        let own = match (self.symmetric(), all) {
+            (Some(symmetric), None) => symmetric.terms(|i| self.positive_of(i)),
+            (Some(symmetric), Some(_)) => symmetric.terms_of(&self.tiles(), |i| self.positive_of(i)),
+            (None, _) => self.terms(),
+        };
+        let terms = all.map_or(Ok(own.clone()), |all| all.complete(&own))?;
+        let total: f64 = terms.iter().map(|(log_sum, positive)| log_sum - positive).sum();
+        Ok((total / self.count() as f64, terms.into_iter().map(|(log_sum, _)| log_sum).collect()))
+    }
+
+    /// `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` and the logit of its positive for every own view `i`.
+    fn terms(&self) -> Vec<(f64, f64)> {
+        self.tiles_of_rows(|first, rows| {
             // Of every row: the largest logit so far, the sum of exponentials around it, the positive's logit.
             let mut sums = vec![(f64::NEG_INFINITY, 0.0, 0.0); rows];
             self.for_each_tile(first, rows, |columns, similarities, row| {
@@ -179,20 +291,19 @@ impl<T: Element> Views<T> {
                 }
             });
             sums.into_iter().map(|(largest, sum, positive)| (largest + sum.ln(), positive)).collect()
-        });
-        let total: f64 = terms.iter().map(|(log_sum, positive)| log_sum - positive).sum();
-        (total / self.count() as f64, terms.into_iter().map(|(log_sum, _)| log_sum).collect())
+        })
     }
 
-    /// Gradient of `grad` times the loss, for all rows before they were normalised.
+    /// Gradient of `grad` times the loss, for all own rows before they were normalised.
     ///
     /// With `p_ij = exp(sim_ij / tau - log_sum_i)`, row `i` gets `Σ_j (p_ij + p_ji - 2 [j = pos(i)]) u_j / (2n tau)`
     /// through its unit vector, of which the part along the row vanishes in the normalisation.
     fn gradient(&self, log_sums: &[f64], grad: f64) -> Vec<T> {
         let (d, scale) = (self.d, grad / (self.count() as f64 * self.tau));
         if let Some(symmetric) = self.symmetric() {
-            let mut sums: Vec<T> = of_type(symmetric.attractions(log_sums, |i| self.positive_of(i)));
-            sums.par_chunks_mut(d).enumerate().for_each(|(i, sums)| self.through_normalisation(i, sums, scale));
+            let mut sums: Vec<T> = of_type(symmetric.attractions(&self.tiles(), log_sums, |i| self.positive_of(i)));
+            let own: Vec<usize> = self.own.iter().cloned().flatten().collect();
+            sums.par_chunks_mut(d).zip(own).for_each(|(sums, i)| self.through_normalisation(i, sums, scale));
             return sums;
         }
         self.tiles_of_rows(|first, rows| {
@@ -240,14 +351,22 @@ impl<T: Element> Views<T> {
         (self.tau >= LOWEST_TAU).then(|| Symmetric::new(unit, self.d, self.tau))
     }
 
-    /// Runs `work(first row, rows)` for every tile of rows on all threads and joins what it returns, in order.
+    /// Its own rows, a tile at a time.
+    fn tiles(&self) -> Vec<Range<usize>> {
+        let of = |own: &Range<usize>| {
+            let end = own.end;
+            own.clone().step_by(TILE_ROWS).map(move |first| first..(first + TILE_ROWS).min(end))
+        };
+        self.own.iter().flat_map(of).collect()
+    }
+
+    /// Runs `work(first row, rows)` for every tile of own rows on all threads and joins what it returns, in order.
     fn tiles_of_rows<R: Send>(&self, work: impl Fn(usize, usize) -> Vec<R> + Sync) -> Vec<R> {
-        let firsts: Vec<usize> = (0..self.count()).step_by(TILE_ROWS).collect();
-        firsts.into_par_iter().flat_map_iter(|first| work(first, TILE_ROWS.min(self.count() - first))).collect()
+        self.tiles().into_par_iter().flat_map_iter(|rows| work(rows.start, rows.len())).collect()
     }
 
     /// Calls `consume(columns, similarities of the row with them, row)` for every row of every tile beside `first`.
-    fn for_each_tile(&self, first: usize, rows: usize, mut consume: impl FnMut(std::ops::Range<usize>, &[T], usize)) {
+    fn for_each_tile(&self, first: usize, rows: usize, mut consume: impl FnMut(Range<usize>, &[T], usize)) {
         self.for_each_tile_with(first, rows, |columns, tile| {
             for (row, similarities) in tile.chunks_exact(columns.len()).enumerate() {
                 consume(columns.clone(), similarities, row);
@@ -256,7 +375,7 @@ impl<T: Element> Views<T> {
     }
 
     /// Calls `consume(columns, similarities)` for every tile of `rows` rows from `first`; it may overwrite the tile.
-    fn for_each_tile_with(&self, first: usize, rows: usize, mut consume: impl FnMut(std::ops::Range<usize>, &mut [T])) {
+    fn for_each_tile_with(&self, first: usize, rows: usize, mut consume: impl FnMut(Range<usize>, &mut [T])) {
         let d = self.d;
         let mut tile = vec![T::zero(); rows * TILE_COLS.min(self.count())];
         for start in (0..self.count()).step_by(TILE_COLS) {

@@ -41,7 +41,7 @@ impl<'a> Symmetric<'a> {
     }
 
     /// `log Σ_{k ≠ i} exp(sim(z_i, z_k) / tau)` and `sim(z_i, z_positive(i)) / tau` for every view `i`.
-    pub(crate) fn log_sums(&self, positive: impl Fn(usize) -> usize + Sync) -> (Vec<f64>, Vec<f64>) {
+    pub(crate) fn terms(&self, positive: impl Fn(usize) -> usize + Sync) -> Vec<(f64, f64)> {
         let count = self.count();
         let firsts = |task: usize| (task * TILE_ROWS..count).step_by(TASKS * TILE_ROWS);
         let partial: Vec<[Vec<f64>; 2]> = (0..TASKS)
@@ -81,13 +81,45 @@ impl<'a> Symmetric<'a> {
             })
             .collect();
         let total = |which: usize, i: usize| partial.iter().map(|sums| sums[which][i]).sum::<f64>();
-        let logarithms = |which: usize| (0..count).map(|i| total(which, i).ln() + 1.0 / self.tau).collect();
-        (logarithms(0), logarithms(1))
+        (0..count).map(|i| (self.logarithm(total(0, i)), self.logarithm(total(1, i)))).collect()
     }
 
-    /// `Σ_j (p_ij + p_ji - 2 [j = positive(i)]) u_j` for every view `i`, with `p_ij = exp(sim_ij / tau - log_sums_i)`.
-    pub(crate) fn attractions(&self, log_sums: &[f64], positive: impl Fn(usize) -> usize + Sync) -> Vec<f32> {
-        let (d, count) = (self.d, self.count());
+    /// [`Self::terms`] of the views in `tiles`, in their order: where other processes have the rest, no tile is another one's turned.
+    pub(crate) fn terms_of(&self, tiles: &[Range<usize>], positive: impl Fn(usize) -> usize + Sync) -> Vec<(f64, f64)> {
+        let of_tile = |rows: &Range<usize>| {
+            let mut terms = vec![(0.0, 0.0); rows.len()];
+            self.for_each_tile(rows.clone(), 0, |columns, tile| {
+                let place = |j: usize| j.checked_sub(columns.start).filter(|&place| place < columns.len());
+                for ((i, row), (sum, of_positive)) in
+                    rows.clone().zip(tile.chunks_exact_mut(columns.len())).zip(&mut terms)
+                {
+                    if let Some(itself) = place(i) {
+                        row[itself] = f32::NEG_INFINITY;
+                    }
+                    *sum += exponentials(row, self.scale(), -self.scale());
+                    if let Some(positive) = place(positive(i)) {
+                        *of_positive = f64::from(row[positive]);
+                    }
+                }
+            });
+            terms.into_iter().map(|(sum, positive)| (self.logarithm(sum), self.logarithm(positive)))
+        };
+        tiles.par_iter().flat_map_iter(of_tile).collect()
+    }
+
+    /// From `exp((sim - 1) / tau)`, or a sum of them, to the logarithm of `exp(sim / tau)`, or of their sum.
+    fn logarithm(&self, sum: f64) -> f64 {
+        sum.ln() + 1.0 / self.tau
+    }
+
+    /// `Σ_j (p_ij + p_ji - 2 [j = positive(i)]) u_j` for every view `i` in `tiles`, with `p_ij = exp(sim_ij / tau - log_sums_i)`.
+    pub(crate) fn attractions(
+        &self,
+        tiles: &[Range<usize>],
+        log_sums: &[f64],
+        positive: impl Fn(usize) -> usize + Sync,
+    ) -> Vec<f32> {
+        let d = self.d;
         let shares: Vec<f32> = log_sums.iter().map(|log_sum| (1.0 / self.tau - log_sum).exp() as f32).collect();
         let pack = |rows: &[f32]| {
             let mut panels = Panels::default();
@@ -95,9 +127,8 @@ impl<'a> Symmetric<'a> {
             panels
         };
         let others: Vec<Panels<f32>> = self.unit.par_chunks(TILE_COLS * d).map(pack).collect();
-        let mut sums = vec![0f32; count * d];
-        sums.par_chunks_mut(TILE_ROWS * d).enumerate().for_each(|(task, sums)| {
-            let rows = task * TILE_ROWS..task * TILE_ROWS + sums.len() / d;
+        let of_tile = |rows: &Range<usize>| {
+            let mut sums = vec![0f32; rows.len() * d];
             self.for_each_tile(rows.clone(), 0, |columns, tile| {
                 for (i, row) in rows.clone().zip(tile.chunks_exact_mut(columns.len())) {
                     exponentials(row, self.scale(), -self.scale());
@@ -112,7 +143,7 @@ impl<'a> Symmetric<'a> {
                     }
                 }
                 let weights = Matrix::new(tile, rows.len(), columns.len());
-                let sums = &mut MatrixMut::new(sums, rows.len(), d);
+                let sums = &mut MatrixMut::new(&mut sums, rows.len(), d);
                 product_with_panels(
                     Instructions::best(),
                     sums,
@@ -122,8 +153,9 @@ impl<'a> Symmetric<'a> {
                     false,
                 );
             });
-        });
-        sums
+            sums
+        };
+        tiles.par_iter().flat_map_iter(of_tile).collect()
     }
 
     /// Calls `consume(columns, similarities)` for the tiles of some rows, from the one on that holds column `first`.

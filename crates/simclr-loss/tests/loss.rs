@@ -1,8 +1,10 @@
 //! Every form of the loss against PyTorch, against each other, and against finite differences.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use simclr_dist::{ProcessGroup, threads};
 use simclr_loss::*;
 use simclr_ops::random::stream;
 
@@ -253,4 +255,68 @@ fn wrong_arguments_are_named() {
     assert!(sim(&a, &a).unwrap_err().to_string().contains("z_i has shape [3, 4], expected [d] or [1, d]"));
     let short = sim(&random(&[3], 1), &random(&[4], 1)).unwrap_err().to_string();
     assert_eq!(short, "z_j has shape [4], expected 3 numbers as z_i");
+}
+
+/// Loss and gradients of the two views when `ranks` processes have equal parts of them.
+fn over_ranks(ranks: usize, left: &Tensor, right: &Tensor, tau: f64) -> (f64, Vec<f64>) {
+    let (n, d) = left.dims2().unwrap();
+    let own = n / ranks;
+    let run = |group: Arc<dyn ProcessGroup>| {
+        let part = |t: &Tensor| Var::from_tensor(&t.narrow(0, group.rank() * own, own).unwrap()).unwrap();
+        let (left, right) = (part(left), part(right));
+        let loss = nt_xent_over(&left, &right, tau, &group).unwrap();
+        let gradients = (&loss * 1.0).unwrap().backward().unwrap();
+        (numbers(&loss)[0], numbers(gradients.get(&left).unwrap()), numbers(gradients.get(&right).unwrap()))
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = threads(ranks).into_iter().map(|group| scope.spawn(|| run(group))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|(loss, ..)| loss.to_bits() == all[0].0.to_bits()), "one loss on all ranks, to the bit");
+    let lefts = all.iter().flat_map(|(_, left, _)| left.clone());
+    let gradients: Vec<f64> = lefts.chain(all.iter().flat_map(|(.., right)| right.clone())).collect();
+    assert_eq!(gradients.len(), 2 * n * d);
+    (all[0].0, gradients)
+}
+
+#[test]
+fn ranks_have_the_loss_of_the_whole_batch() {
+    // 300 rows a view: tiles that are full and tiles that are not; a temperature for each form in f32.
+    for (n, tau, dtype, tolerance) in [
+        (12, 0.5, DType::F64, 1e-13),
+        (300, 0.02, DType::F64, 1e-12),
+        (300, 0.5, DType::F32, 2e-6),
+        (300, 0.02, DType::F32, 2e-4),
+    ] {
+        let [left, right] = [1, 2].map(|seed| random(&[n, 16], seed).to_dtype(dtype).unwrap());
+        let (loss, gradients) = value_and_gradients(nt_xent, &left, &right, tau);
+        let largest = gradients.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        for ranks in [1, 2, 3, 4] {
+            let (got, got_gradients) = over_ranks(ranks, &left, &right, tau);
+            assert!((got - loss).abs() <= tolerance * loss, "{ranks} ranks, {n} {tau} {dtype:?}: {got} {loss}");
+            let far = got_gradients.iter().zip(&gradients).fold(0.0, |m: f64, (g, w)| m.max((g - w).abs()));
+            assert!(
+                far <= tolerance * largest,
+                "{ranks} ranks, {n} {tau} {dtype:?}: gradients off by {far} of {largest}"
+            );
+        }
+        // The parts of four ranks are cut as those of two: the same sums.
+        if n == 300 && dtype == DType::F32 && tau == 0.5 {
+            assert!(over_ranks(2, &left, &right, tau).0 == over_ranks(4, &left, &right, tau).0);
+        }
+    }
+}
+
+#[test]
+fn ranks_of_other_shapes_are_named() {
+    let run = |group: Arc<dyn ProcessGroup>| {
+        let views = random(&[3 + group.rank(), 4], 1);
+        nt_xent_over(&views, &views, 0.5, &group).unwrap_err().to_string()
+    };
+    let messages = std::thread::scope(|scope| {
+        let ranks: Vec<_> = threads(2).into_iter().map(|group| scope.spawn(|| run(group))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(messages[0], "left has shape [3, 4], expected 16 numbers, as another process has");
+    assert_eq!(messages[1], "left has shape [4, 4], expected 12 numbers, as another process has");
 }
