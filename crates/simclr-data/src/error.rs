@@ -170,6 +170,19 @@ pub enum DataError {
         /// The set.
         name: String,
     },
+    /// Processes that train together need equal parts of a batch.
+    #[error(
+        "{ranks} processes cannot have equal parts of a batch of {batch}{}: choose a multiple of {ranks}",
+        chunk.map_or(String::new(), |chunk| format!(" in chunks of {chunk}"))
+    )]
+    Share {
+        /// Pictures of a batch, over all processes.
+        batch: usize,
+        /// Those of them that go through a model together.
+        chunk: Option<usize>,
+        /// Processes.
+        ranks: usize,
+    },
     /// A batch needs pictures of one size.
     #[error(
         "picture {index} of {name} is {found:?} pixels (width, height), the batch before it {expected:?}: a batch needs one size"

@@ -46,7 +46,7 @@ pub use cifar::{Cifar, CifarSet};
 pub use error::DataError;
 pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress, read_picture};
 pub use labels::Labels;
-pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, epoch_order};
+pub use loader::{EpochBatches, Loader, LoaderConfig, PairBatch, Share, epoch_order};
 pub use normalization::Normalization;
 pub use pair::CifarPair;
 pub use pictures::{Pictures, Split};

@@ -19,15 +19,52 @@ pub struct LoaderConfig {
     pub workers: usize,
     /// How many finished batches may wait, beyond those in work.
     pub prefetch: usize,
+    /// Which pictures of a batch are made here.
+    pub share: Share,
 }
 
 impl Default for LoaderConfig {
     fn default() -> Self {
-        Self { batch: 256, workers: 1, prefetch: 2 }
+        Self { batch: 256, workers: 1, prefetch: 2, share: Share::default() }
     }
 }
 
-/// Two views of each of `n` pictures.
+/// The part of every batch that one of several processes makes: the same batches, whatever their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which process this is, from 0.
+    pub rank: usize,
+    /// How many there are, at least 1.
+    pub ranks: usize,
+    /// Pictures of a batch that go through a model together, of which every process has an equal part; none for the whole batch.
+    pub chunk: Option<usize>,
+}
+
+impl Default for Share {
+    /// Everything.
+    fn default() -> Self {
+        Self { rank: 0, ranks: 1, chunk: None }
+    }
+}
+
+impl Share {
+    /// The places of its pictures in a batch of `batch`, in order.
+    fn places(self, batch: usize) -> impl Iterator<Item = usize> {
+        let chunk = self.chunk.unwrap_or(batch).clamp(1, batch.max(1));
+        (0..batch).step_by(chunk).flat_map(move |start| {
+            let len = chunk.min(batch - start) / self.ranks;
+            start + self.rank * len..start + (self.rank + 1) * len
+        })
+    }
+
+    /// Whether all processes have as much of a batch, and of every chunk of it.
+    fn is_even(self, batch: usize) -> bool {
+        let chunk = self.chunk.unwrap_or(batch).clamp(1, batch.max(1));
+        self.rank < self.ranks && chunk.is_multiple_of(self.ranks) && (batch % chunk).is_multiple_of(self.ranks)
+    }
+}
+
+/// Two views of each of the `n` pictures of a batch, or of this process's share of it.
 #[derive(Debug, Clone)]
 pub struct PairBatch {
     /// The first views, `[n, 3, size, size]`, `f32`, normalised, on the CPU.
@@ -59,7 +96,8 @@ impl Loader {
     /// A loader of `set`; its order and its views follow the seed of `transform`.
     ///
     /// # Errors
-    /// [`DataError::BatchTooSmall`] below 2 pictures per batch, [`DataError::BatchTooLarge`] above the size of the set.
+    /// [`DataError::BatchTooSmall`] below 2 pictures per batch, [`DataError::BatchTooLarge`] above the size of the set,
+    /// [`DataError::Share`] if the processes cannot have equal parts of a batch.
     pub fn new(set: Arc<dyn Pictures>, transform: TrainTransform, config: LoaderConfig) -> Result<Self, DataError> {
         let (batch, pictures) = (config.batch, set.len());
         if batch < 2 {
@@ -67,6 +105,10 @@ impl Loader {
         }
         if batch > pictures {
             return Err(DataError::BatchTooLarge { batch, pictures, name: set.name().to_owned() });
+        }
+        if !config.share.is_even(batch) {
+            let Share { ranks, chunk, .. } = config.share;
+            return Err(DataError::Share { batch, chunk, ranks });
         }
         Ok(Self { set, transform, config })
     }
@@ -86,6 +128,7 @@ impl Loader {
             set: self.set.clone(),
             transform: self.transform.clone(),
             batch: self.config.batch,
+            share: self.config.share,
             epoch,
         };
         let source = if self.config.workers == 0 {
@@ -158,12 +201,14 @@ struct BatchMaker {
     transform: TrainTransform,
     order: Vec<usize>,
     batch: usize,
+    share: Share,
     epoch: u64,
 }
 
 impl BatchMaker {
     fn make(&self, batch: usize) -> Result<PairBatch, DataError> {
-        let indices = self.order[batch * self.batch..][..self.batch].to_vec();
+        let whole = &self.order[batch * self.batch..][..self.batch];
+        let indices: Vec<usize> = self.share.places(self.batch).map(|place| whole[place]).collect();
         let side = self.transform.size();
         let numbers = indices.len() * 3 * (side * side) as usize;
         let mut views = [Vec::with_capacity(numbers), Vec::with_capacity(numbers)];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use simclr_data::{
-    CifarPair, DataError, Loader, LoaderConfig, PairBatch, Picture, Pictures, Shapes, Split, augmented_batches,
+    CifarPair, DataError, Loader, LoaderConfig, PairBatch, Picture, Pictures, Shapes, Share, Split, augmented_batches,
     batches, compute_test_transform, compute_train_transform, epoch_order,
 };
 
@@ -12,7 +12,12 @@ fn shapes(len: usize) -> Arc<dyn Pictures> {
 }
 
 fn loader(set: Arc<dyn Pictures>, batch: usize, workers: usize) -> Loader {
-    Loader::new(set, compute_train_transform(8), LoaderConfig { batch, workers, prefetch: 2 }).unwrap()
+    Loader::new(
+        set,
+        compute_train_transform(8),
+        LoaderConfig { batch, workers, prefetch: 2, ..LoaderConfig::default() },
+    )
+    .unwrap()
 }
 
 /// Everything in a batch, comparable.
@@ -234,5 +239,39 @@ fn single_views_are_the_first_of_the_pairs() {
         assert_eq!((&single.indices, &single.labels), (&pair.indices, &pair.labels));
         let numbers = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(numbers(&single.pictures), numbers(&pair.left));
+    }
+}
+
+#[test]
+fn processes_share_the_batches_of_one() {
+    let numbers = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let whole: Vec<_> = loader(shapes(30), 12, 0).epoch(3, 0).map(Result::unwrap).collect();
+    for (ranks, chunk) in [(2, None), (3, None), (4, None), (2, Some(4)), (3, Some(6))] {
+        let shares: Vec<Vec<_>> = (0..ranks)
+            .map(|rank| {
+                let share = Share { rank, ranks, chunk };
+                let config = LoaderConfig { batch: 12, workers: 0, prefetch: 2, share };
+                let loader = Loader::new(shapes(30), compute_train_transform(8), config).unwrap();
+                loader.epoch(3, 0).map(Result::unwrap).collect()
+            })
+            .collect();
+        for (batch, whole) in whole.iter().enumerate() {
+            // Chunk after chunk, and in a chunk rank after rank, they are the pictures of the whole batch in order.
+            let chunk = chunk.unwrap_or(12);
+            let own = chunk / ranks;
+            let (mut indices, mut left) = (Vec::new(), Vec::new());
+            for start in (0..12 / ranks).step_by(own) {
+                for share in &shares {
+                    indices.extend_from_slice(&share[batch].indices[start..][..own]);
+                    left.extend(numbers(&share[batch].left.narrow(0, start, own).unwrap()));
+                }
+            }
+            assert!(indices == whole.indices && left == numbers(&whole.left), "{ranks} ranks, {chunk} in a chunk");
+        }
+    }
+    for (batch, chunk, told) in [(10, None, "a batch of 10:"), (12, Some(6), "a batch of 12 in chunks of 6:")] {
+        let config = LoaderConfig { batch, share: Share { rank: 0, ranks: 4, chunk }, ..LoaderConfig::default() };
+        let message = Loader::new(shapes(30), compute_train_transform(0), config).unwrap_err().to_string();
+        assert!(message.contains(&format!("4 processes cannot have equal parts of {told}")), "{message}");
     }
 }

@@ -246,7 +246,7 @@ impl<T: Element> Views<T> {
                 length
             })
             .collect::<Vec<f64>>();
-        let own = Vec::from([0..lengths.len()]);
+        let own = std::iter::once(0..lengths.len()).collect();
         Self { unit, lengths, d, tau, own }
     }
 

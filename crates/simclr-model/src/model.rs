@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder, VarMap};
 use sha2::{Digest, Sha256};
-use simclr_ops::autograd::{self, Sink};
+use simclr_ops::autograd::{self, Listener, Sink};
 use simclr_ops::tape::Tape;
 use simclr_ops::{Context, Precision};
 
@@ -322,6 +322,19 @@ impl Model {
         let mut gradients = loss.backward()?;
         self.sink.drain_into(&mut gradients)?;
         Ok(gradients)
+    }
+
+    /// [`Model::backward`] while which `listener` hears of most parameters of the encoder, each with its gradient as soon as that is
+    /// complete and before those of earlier layers are computed; the others are in the store alone. For a loss in which the encoder
+    /// has run once.
+    ///
+    /// # Errors
+    /// As [`Model::backward`], and what `listener` reports.
+    pub fn backward_with(&self, loss: &Tensor, listener: Listener) -> Result<GradStore> {
+        self.sink.set_listener(Some(listener));
+        let gradients = self.backward(loss);
+        self.sink.set_listener(None);
+        gradients
     }
 
     /// What an optimizer updates, sorted by name; not the running statistics.

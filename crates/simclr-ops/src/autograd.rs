@@ -16,14 +16,32 @@ use crate::error::OpsError;
 use crate::storage::add_assign;
 use crate::tape::{Tape, Value};
 
+/// Hears of a leaf and its gradient while the tape still runs backwards.
+pub type Listener = Arc<dyn Fn(&Tensor, &Tensor) -> Result<()> + Send + Sync>;
+
 /// Where the gradients of those leaves of a tape go that are no arguments of its node.
-#[derive(Debug, Default)]
-pub struct Sink(Mutex<Vec<(Tensor, Tensor)>>);
+#[derive(Default)]
+pub struct Sink {
+    gradients: Mutex<Vec<(Tensor, Tensor)>>,
+    listener: Mutex<Option<Listener>>,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sink of {} gradients", self.lock().len())
+    }
+}
 
 impl Sink {
     /// Forgets all gradients, as of a backward pass that nobody collected.
     pub fn clear(&self) {
         self.lock().clear();
+    }
+
+    /// Lets `listener`, in place of the one before, hear of every gradient as it comes. What one tape gives is complete; if several
+    /// give to one leaf, it hears of it as often.
+    pub fn set_listener(&self, listener: Option<Listener>) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }
 
     /// Moves all gradients into `store`, adding where the store has one already.
@@ -47,6 +65,10 @@ impl Sink {
     }
 
     fn add(&self, leaf: Tensor, gradient: Tensor) -> Result<()> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(listener) = listener {
+            listener(&leaf, &gradient)?;
+        }
         let mut held = self.lock();
         match held.iter().find(|(other, _)| other.id() == leaf.id()) {
             Some((_, sum)) => add_assign(sum, &gradient)?,
@@ -56,7 +78,7 @@ impl Sink {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Tensor, Tensor)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -181,7 +203,7 @@ impl Recorded {
         let taken = self.tape.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (tape, output) = taken.ok_or(OpsError::Tape("it has run already (backward was called twice)"))?;
         let mut gradients = [const { None }; N];
-        for (leaf, gradient) in tape.backward(&output, grad)? {
+        tape.backward_with(&output, grad, &mut |leaf, gradient| {
             match arguments.iter().position(|a| a.id() == leaf.id()) {
                 // One tensor may be several leaves, or several arguments: the first place takes all.
                 Some(place) => match &gradients[place] {
@@ -190,7 +212,8 @@ impl Recorded {
                 },
                 None => self.sink.add(leaf, gradient)?,
             }
-        }
+            Ok(())
+        })?;
         Ok(gradients)
     }
 }

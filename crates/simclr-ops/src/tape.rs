@@ -69,6 +69,8 @@ impl Gradients {
 struct Node {
     output: usize,
     backward: Backward,
+    /// Leaves that no earlier node uses: when this one has run backwards, their gradients are complete.
+    completes: Vec<usize>,
 }
 
 /// The ops of one forward pass, in order.
@@ -90,8 +92,15 @@ pub struct Tape {
     ctx: Context,
     /// By value: whether its gradient is wanted.
     wants: Vec<bool>,
-    leaves: Vec<(usize, Tensor)>,
+    leaves: Vec<Leaf>,
     nodes: Vec<Node>,
+}
+
+struct Leaf {
+    id: usize,
+    tensor: Tensor,
+    /// Whether a node uses it already.
+    is_used: bool,
 }
 
 impl std::fmt::Debug for Tape {
@@ -110,7 +119,7 @@ impl Tape {
     /// A value whose gradient is wanted: a parameter, or the input of what is differentiated.
     pub fn leaf(&mut self, tensor: &Tensor) -> Value {
         let value = self.value(tensor.detach(), true);
-        self.leaves.push((value.id, tensor.clone()));
+        self.leaves.push(Leaf { id: value.id, tensor: tensor.clone(), is_used: false });
         value
     }
 
@@ -236,7 +245,26 @@ impl Tape {
     ///
     /// # Errors
     /// [`OpsError::Tape`] if `output` depends on no leaf; those of the ops.
-    pub fn backward(mut self, output: &Value, grad: &Tensor) -> Result<Vec<(Tensor, Tensor)>, OpsError> {
+    pub fn backward(self, output: &Value, grad: &Tensor) -> Result<Vec<(Tensor, Tensor)>, OpsError> {
+        let mut all = Vec::new();
+        self.backward_with(output, grad, &mut |leaf, gradient| {
+            all.push((leaf, gradient));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// [`Tape::backward`] that hands over each leaf with its gradient as soon as that is complete, while those of earlier ops are
+    /// still to come.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`], and what `take` reports.
+    pub fn backward_with(
+        mut self,
+        output: &Value,
+        grad: &Tensor,
+        take: &mut dyn FnMut(Tensor, Tensor) -> Result<(), OpsError>,
+    ) -> Result<(), OpsError> {
         if !self.wants.get(output.id).is_some_and(|&wants| wants) {
             return Err(OpsError::Tape("its output depends on no value whose gradient is wanted"));
         }
@@ -244,12 +272,19 @@ impl Tape {
         // Whoever gave this one may still look at it.
         gradients.of_values[output.id] = Some(grad.detach().contiguous()?.copy()?);
         // Popping drops a node, and with it the tensors that it saved, before the next one runs.
-        while let Some(Node { output, backward }) = self.nodes.pop() {
-            let Some(grad) = gradients.take(output) else { continue };
-            backward(&self.ctx, grad, &mut gradients)?;
+        while let Some(Node { output, backward, completes }) = self.nodes.pop() {
+            if let Some(grad) = gradients.take(output) {
+                backward(&self.ctx, grad, &mut gradients)?;
+            }
+            for leaf in completes.into_iter().map(|leaf| &self.leaves[leaf]) {
+                gradients.take(leaf.id).map_or(Ok(()), |gradient| take(leaf.tensor.clone(), gradient))?;
+            }
         }
-        let of_leaf = |(id, leaf): (usize, Tensor)| gradients.take(id).map(|gradient| (leaf, gradient));
-        Ok(self.leaves.into_iter().filter_map(of_leaf).collect())
+        // A leaf that is the output itself.
+        for leaf in self.leaves {
+            gradients.take(leaf.id).map_or(Ok(()), |gradient| take(leaf.tensor, gradient))?;
+        }
+        Ok(())
     }
 
     fn value(&mut self, tensor: Tensor, wants_gradient: bool) -> Value {
@@ -265,7 +300,14 @@ impl Tape {
         let wants = inputs.iter().any(|input| self.wants[input.id]);
         let value = self.value(output, wants);
         if wants {
-            self.nodes.push(Node { output: value.id, backward: Box::new(backward) });
+            let mut completes = Vec::new();
+            for (i, leaf) in self.leaves.iter_mut().enumerate() {
+                if !leaf.is_used && inputs.iter().any(|input| input.id == leaf.id) {
+                    leaf.is_used = true;
+                    completes.push(i);
+                }
+            }
+            self.nodes.push(Node { output: value.id, backward: Box::new(backward), completes });
         }
         value
     }
@@ -336,6 +378,38 @@ mod tests {
                 assert!(again.iter().zip(kept).all(|(a, k)| (a - k).abs() <= 1e-5 * size), "{dims:?} {dtype:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_gradient_is_handed_over_when_it_is_complete() {
+        // w is used twice, u between: u's gradient is complete first, w's and x's when the first op has run backwards.
+        let [x, w, u] = [1, 2, 3].map(|seed| random(&[3, 3], seed));
+        let record = || {
+            let mut tape = Tape::new(&Context::new());
+            let values @ [x_value, w_value, u_value] = &[&x, &w, &u].map(|t| tape.leaf(t));
+            let a = tape.linear(x_value, w_value, None).unwrap();
+            let b = tape.linear(&a, u_value, None).unwrap();
+            let c = tape.linear(&b, w_value, None).unwrap();
+            assert_eq!(values.len(), 3);
+            (tape, c)
+        };
+        let grad = random(&[3, 3], 4);
+        let mut order = Vec::new();
+        let (tape, y) = record();
+        tape.backward_with(&y, &grad, &mut |leaf, gradient| {
+            order.push((leaf.id(), gradient));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(order.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [u.id(), x.id(), w.id()]);
+        // Both uses of w are in its gradient.
+        let (tape, y) = record();
+        let again = tape.backward(&y, &grad).unwrap();
+        let sum = |t: &Tensor| t.sum_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!(order.iter().zip(&again).all(|((_, g), (_, a))| sum(g) == sum(a)));
+        let (tape, y) = record();
+        let failed = tape.backward_with(&y, &grad, &mut |_, _| Err(OpsError::Tape("enough"))).unwrap_err();
+        assert!(failed.to_string().contains("enough"));
     }
 
     #[test]

@@ -37,6 +37,23 @@ impl Gradients {
         Ok(())
     }
 
+    /// The gradients, in the order of the optimizer that collected them.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The same parameters with other gradients: what other processes make of these.
+    ///
+    /// # Errors
+    /// [`OptimError::Candle`] if there are not as many, or if one has another shape.
+    pub fn replaced(&self, tensors: Vec<Tensor>) -> Result<Self, OptimError> {
+        let shapes = |tensors: &[Tensor]| tensors.iter().map(|t| t.dims().to_vec()).collect::<Vec<_>>();
+        if shapes(&tensors) != shapes(&self.tensors) {
+            return Err(candle_core::Error::Msg("these are not the gradients of the same parameters".into()).into());
+        }
+        Ok(Self { tensors, owned: false })
+    }
+
     /// The Euclidean norm of all of them together, summed in f64; not finite if a number is not.
     ///
     /// # Errors
