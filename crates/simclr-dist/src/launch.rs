@@ -51,7 +51,7 @@ pub enum Launch {
         size: usize,
         /// Which of the processes on its machine this is: which GPU is its own.
         local_rank: usize,
-        /// Where they meet: host and port.
+        /// Where they meet: host and port, the next one if torchrun keeps its own.
         address: String,
     },
 }
@@ -62,6 +62,9 @@ const MPI_VARIABLES: [(&str, Option<&str>); 3] =
 
 /// torchrun's port, where none is given.
 const PORT: &str = "29500";
+
+/// `True` where torchrun itself listens on its port, for PyTorch.
+const TAKEN: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
 impl Launch {
     /// As `variable` says, which is the environment.
@@ -95,8 +98,11 @@ impl Launch {
         }
         let host = variable("MASTER_ADDR").ok_or_else(|| needed("MASTER_ADDR", "the machine of rank 0"))?;
         let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
-        if port.parse::<u16>().is_err() {
+        let Ok(mut port) = port.parse::<u16>() else {
             return Err(DistError::Variable { name: "MASTER_PORT", found: port, expected: "a port".into() });
+        };
+        if variable(TAKEN).as_deref() == Some("True") {
+            port = port.checked_add(1).unwrap_or(port - 1);
         }
         let local_rank = number("LOCAL_RANK")?.unwrap_or(rank);
         Ok(Self::Meeting { rank, size, local_rank, address: format!("{host}:{port}") })
@@ -210,6 +216,16 @@ mod tests {
         let address = "node7:29500".to_owned();
         assert_eq!(torchrun, Launch::Meeting { rank: 1, size: 2, local_rank: 0, address });
         assert_eq!((torchrun.rank(), torchrun.size()), (1, 2));
+        let port = |port, taken| {
+            let variables =
+                [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", port), (TAKEN, taken)];
+            match of(&variables).unwrap() {
+                Launch::Meeting { address, .. } => address,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(port("4000", "False"), "::1:4000");
+        assert_eq!([port("4000", "True"), port("65535", "True")], ["::1:4001", "::1:65534"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | [`Single`] | one process | none |
 //! | [`threads`] | several ranks in one process: tests | memory |
 //! | `mpi::Mpi` (feature `mpi`) | CPUs of one or many machines, started by `mpirun` or `srun` | the system's MPI |
-//! | `nccl::Nccl` (feature `nccl`) | GPUs | NCCL |
+//! | `nccl::Nccl` (feature `nccl`) | GPUs, one to a process, started by torchrun, `mpirun` or `srun` | NCCL |
 //!
 //! [`join`] finds out from the environment how this process was started. [`Buckets`] sums gradients while others are still being
 //! computed; [`Measured`] says what all of it costs.
@@ -18,8 +18,12 @@ mod error;
 mod group;
 mod launch;
 mod measured;
+#[cfg(any(feature = "nccl", test))]
+mod meeting;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod single;
 mod threads;
 mod tree;
