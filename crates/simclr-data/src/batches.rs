@@ -39,7 +39,7 @@ pub fn batches<'a>(set: &'a dyn Pictures, transform: &'a TestTransform, batch: u
     Batches { set, transform: Transform::Test(transform), order: (0..set.len()).collect(), batch, next: 0 }
 }
 
-/// [`batches`] from batch `first` on, made ahead on `workers` threads; at most two more than those wait.
+/// Every `step`th batch of [`batches`] from batch `first` on, made ahead on `workers` threads; at most two more than those wait.
 ///
 /// # Errors
 /// Items are errors as in [`batches`]; [`DataError::Thread`] if a thread cannot be started.
@@ -48,12 +48,14 @@ pub fn batches_ahead(
     transform: TestTransform,
     batch: usize,
     first: usize,
+    step: usize,
     workers: usize,
 ) -> Result<impl Iterator<Item = Result<Batch, DataError>>, DataError> {
     let len = set.len();
     // A batch of 0 is one job, which says what is wrong with it.
-    let end = if batch == 0 { first + 1 } else { len.div_ceil(batch) };
-    ahead(first.min(end)..end, workers, move |job| {
+    let (end, step) = (if batch == 0 { first + 1 } else { len.div_ceil(batch) }, step.max(1));
+    ahead(0..end.saturating_sub(first).div_ceil(step), workers, move |job| {
+        let job = first + job * step;
         let indices = (job * batch..len.min((job + 1) * batch)).collect();
         make(set.as_ref(), &Transform::Test(&transform), batch, indices)
     })
@@ -201,17 +203,20 @@ mod tests {
         let set: Arc<dyn Pictures> = Arc::new(Shapes::new(3, Split::Train, 10));
         let transform = compute_test_transform();
         let plain: Vec<Batch> = batches(set.as_ref(), &transform, 4).map(Result::unwrap).collect();
-        for (first, workers) in [(0, 1), (0, 3), (2, 2), (3, 1), (9, 1)] {
-            let ahead = batches_ahead(set.clone(), transform.clone(), 4, first, workers).unwrap();
+        for (first, step, workers) in
+            [(0, 1, 1), (0, 1, 3), (2, 1, 2), (3, 1, 1), (9, 1, 1), (0, 2, 1), (1, 2, 2), (1, 5, 1)]
+        {
+            let plain: Vec<&Batch> = plain.iter().skip(first).step_by(step).collect();
+            let ahead = batches_ahead(set.clone(), transform.clone(), 4, first, step, workers).unwrap();
             let ahead: Vec<Batch> = ahead.map(Result::unwrap).collect();
-            assert_eq!(ahead.len(), 3 - first.min(3));
-            for (ahead, plain) in ahead.iter().zip(&plain[first.min(3)..]) {
+            assert_eq!(ahead.len(), plain.len());
+            for (ahead, plain) in ahead.iter().zip(plain) {
                 assert_eq!((&ahead.indices, &ahead.labels), (&plain.indices, &plain.labels));
                 let numbers = |batch: &Batch| batch.pictures.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 assert_eq!(numbers(ahead), numbers(plain));
             }
         }
-        let mut none = batches_ahead(set, transform, 0, 0, 1).unwrap();
+        let mut none = batches_ahead(set, transform, 0, 0, 1, 1).unwrap();
         assert!(matches!(none.next(), Some(Err(DataError::Setting { field: "batch", .. }))));
         assert!(none.next().is_none());
     }

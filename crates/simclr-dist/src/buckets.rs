@@ -35,6 +35,11 @@ impl<K> Buckets<K> {
         if self.open.len() >= self.full { self.send() } else { Ok(()) }
     }
 
+    /// The keys that were added, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.gone.iter().flat_map(|(keys, _)| keys).chain(&self.keys).map(|(key, _)| key)
+    }
+
     fn send(&mut self) -> Result<(), DistError> {
         let pending = self.group.start_sum(std::mem::take(&mut self.open))?;
         self.gone.push((std::mem::take(&mut self.keys), pending));
@@ -76,6 +81,7 @@ mod tests {
                 buckets.add(key, &vec![1.0 + group.rank() as f32; len]).unwrap();
             }
             let sent = buckets.gone.len();
+            assert_eq!(buckets.keys().copied().collect::<String>(), "abcde");
             (sent, buckets.sums().unwrap())
         };
         let ranks: Vec<_> = threads(3).into_iter().map(|group| std::thread::spawn(move || run(group))).collect();

@@ -168,6 +168,8 @@ impl Server {
                 Err(_) => self.small.abort(1),
             };
             if more == More::No {
+                // The end of MPI waits for all without rest: this one is patient.
+                wait(self.small.immediate_barrier());
                 return;
             }
         }

@@ -58,6 +58,21 @@ impl Confusion {
         self.hits.top5 += other.hits.top5;
     }
 
+    /// The counts together with those of others, by `sum`, which replaces each of some numbers by the sum over all processes.
+    ///
+    /// # Errors
+    /// Those of `sum`.
+    pub fn summed<E>(mut self, sum: impl FnOnce(&mut [f64]) -> Result<(), E>) -> Result<Self, E> {
+        let classes = self.counts.len();
+        let counts = self.counts.iter().flatten().map(|&count| count as f64);
+        let mut numbers: Vec<f64> = counts.chain([self.hits.top1 as f64, self.hits.top5 as f64]).collect();
+        sum(&mut numbers)?;
+        let sums = |row: &[f64]| row.iter().map(|&sum| sum as u64).collect();
+        self.counts = numbers[..classes * classes].chunks(classes.max(1)).map(sums).collect();
+        self.hits = Hits { top1: numbers[classes * classes] as usize, top5: numbers[classes * classes + 1] as usize };
+        Ok(self)
+    }
+
     /// All pictures.
     pub fn total(&self) -> u64 {
         self.counts.iter().flatten().sum()
@@ -98,6 +113,13 @@ mod tests {
         assert_eq!((confusion.total(), confusion.top1(), confusion.top5()), (4, 0.5, 1.0));
         assert_eq!(confusion.per_class(), [Some(1.0), None, Some(0.0)]);
         assert_eq!(Confusion::new(3).top1(), 0.0);
+        let twice = |numbers: &mut [f64]| -> Result<(), ()> {
+            numbers.iter_mut().for_each(|number| *number *= 2.0);
+            Ok(())
+        };
+        let doubled = confusion.clone().summed(twice).unwrap();
+        assert_eq!((doubled.counts[2].as_slice(), doubled.total(), doubled.top1()), ([2, 2, 0].as_slice(), 8, 0.5));
+        assert_eq!((doubled.top5(), Confusion::new(0).summed(twice).unwrap()), (1.0, Confusion::new(0)));
         let message = Confusion::of_scores(&scores, &[0, 3, 0, 0]).unwrap_err().to_string();
         assert!(message.contains("label 3, expected 0 to 2"), "{message}");
     }

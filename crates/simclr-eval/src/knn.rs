@@ -52,6 +52,18 @@ pub struct KnnResult {
     pub confusion: Confusion,
 }
 
+impl KnnResult {
+    /// The result of the queries of all processes, from those of each by `sum`, as [`Confusion::summed`].
+    ///
+    /// # Errors
+    /// Those of `sum`.
+    pub fn summed<E>(self, sum: impl FnOnce(&mut [f64]) -> Result<(), E>) -> Result<Self, E> {
+        let confusion = self.confusion.summed(sum)?;
+        let queries = confusion.total() as usize;
+        Ok(Self { top1: confusion.top1(), top5: confusion.top5(), queries, confusion, ..self })
+    }
+}
+
 /// Classifies `queries` by the votes of their nearest neighbours in `bank`, under each of `protocols`.
 ///
 /// Near is a large product of rows: the cosine. Among equally near neighbours that with the lower index comes first, among

@@ -372,6 +372,17 @@ impl Model {
         self.statistics().zip(statistics).try_for_each(|(var, value)| var.set(value))
     }
 
+    /// Puts the numbers of another model with the same entries, in the order of [`Model::state`], in the place of its own.
+    ///
+    /// # Errors
+    /// If they are not as many, or one has another shape or type.
+    pub fn set_state(&self, state: &[Tensor]) -> Result<()> {
+        if self.state.len() != state.len() {
+            candle_core::bail!("the model has {} tensors, found {}", self.state.len(), state.len());
+        }
+        self.state.iter().zip(state).try_for_each(|((_, var), value)| var.set(value))
+    }
+
     fn statistics(&self) -> impl Iterator<Item = &Var> {
         self.state.iter().filter(|(name, _)| !is_parameter(name)).map(|(_, var)| var)
     }

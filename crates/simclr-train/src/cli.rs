@@ -18,7 +18,7 @@ pub(crate) use bench::{
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
 pub(crate) use evaluation::{FinetuneArguments, ImageNetArguments, KnnArguments, LinearArguments};
 pub(crate) use features::{DuplicatesArguments, EmbedArguments, SearchArguments};
-pub(crate) use runs::{MachineArguments, PresetsArguments, ReportArguments, StatusArguments};
+pub(crate) use runs::{DistArguments, MachineArguments, PresetsArguments, ReportArguments, StatusArguments};
 pub(crate) use training::{Cs231nArguments, PretrainArguments};
 pub(crate) use weights::{ExportArguments, ImportArguments};
 
@@ -51,6 +51,18 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// What was typed of the processes that work on the command together; none of a command that is one process's work.
+    pub(crate) fn dist(&self) -> Option<&DistArguments> {
+        match &self.command {
+            None => Some(&self.quick.dist),
+            Some(Command::Pretrain(arguments)) => Some(&arguments.dist),
+            Some(Command::Knn(arguments)) => Some(&arguments.dist),
+            Some(Command::Embed(arguments)) => Some(&arguments.dist),
+            Some(Command::Bench(BenchCommand::Step(arguments))) => Some(&arguments.dist),
+            Some(_) => None,
+        }
+    }
+
     pub(crate) fn output(&self) -> OutputArguments {
         match &self.command {
             None => self.quick.output,

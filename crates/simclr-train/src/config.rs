@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) head_batch_norm: bool,
     /// How the two views go through the model.
     pub(crate) views: Views,
+    /// Of several processes: whether batch norm is over the pictures of all of them.
+    pub(crate) sync_bn: bool,
     /// Number format of activations.
     pub(crate) precision: Precision,
     /// Where it runs.
@@ -198,7 +200,7 @@ pub(crate) enum Schedule {
 }
 
 /// What was asked for of that which else follows from the pictures.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Given {
     pub(crate) size: bool,
     pub(crate) stem: bool,
@@ -227,6 +229,7 @@ impl Default for Config {
             head_layers: 2,
             head_batch_norm: true,
             views: Views::Separate,
+            sync_bn: true,
             precision: Precision::F32,
             device: "auto".into(),
             init: None,
@@ -349,6 +352,7 @@ impl Config {
         self.clip_norm = or(&arguments.clip_norm, self.clip_norm);
         self.skip_non_finite |= arguments.skip_non_finite;
         self.augmentation = recipe(self.augmentation, &arguments.augmentation);
+        set(&mut self.sync_bn, &arguments.sync_bn);
         set(&mut self.holdout, &arguments.holdout);
         set(&mut self.arch, &arguments.arch);
         set(&mut self.stem, &arguments.stem);
@@ -480,6 +484,25 @@ impl Config {
         self.augmentation.validate().map_err(|error| Usage(error.to_string()))?;
         self.normalization.validate().map_err(|error| Usage(error.to_string()))?;
         self.model()?.validate().map_err(|error| Usage(error.to_string()))
+    }
+
+    /// Checks that so many processes can have equal parts of a batch.
+    ///
+    /// # Errors
+    /// [`Usage`] naming the flag whose number they do not divide.
+    pub(crate) fn validate_for(&self, ranks: usize) -> Result<(), Usage> {
+        if ranks == 1 {
+            return Ok(());
+        }
+        for (flag, pictures) in [("--batch", Some(self.batch)), ("--chunk", self.chunk)] {
+            let Some(pictures) = pictures else { continue };
+            let expected = format!("a multiple of {ranks}: it is shared by {ranks} processes");
+            check(pictures.is_multiple_of(ranks), flag, pictures, &expected)?;
+            let expected =
+                format!("at least {}: batch norm of each of {ranks} processes needs two pictures", 2 * ranks);
+            check(self.sync_bn || pictures >= 2 * ranks, flag, pictures, &expected)?;
+        }
+        Ok(())
     }
 
     /// Checks that the optimizer has what is said of it, and that it can be.
@@ -751,6 +774,20 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
         assert!(toml::from_str::<Config>(&format!("wat = 1\n{text}")).unwrap_err().to_string().contains("wat"));
+    }
+
+    #[test]
+    fn processes_need_equal_parts() {
+        let ok = Config::default();
+        assert!([1, 2, 4, 64, 128].map(|ranks| ok.validate_for(ranks).is_ok()) == [true; 5]);
+        for (config, ranks, told) in [
+            (ok.clone(), 3, "--batch is 128, expected a multiple of 3: it is shared by 3 processes"),
+            (Config { chunk: Some(2), ..ok.clone() }, 4, "--chunk is 2, expected a multiple of 4"),
+            (Config { sync_bn: false, ..ok.clone() }, 128, "--batch is 128, expected at least 256: batch norm of each"),
+        ] {
+            let message = config.validate_for(ranks).unwrap_err().to_string();
+            assert!(message.starts_with(told), "{message}");
+        }
     }
 
     #[test]

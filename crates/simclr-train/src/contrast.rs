@@ -3,25 +3,30 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Tensor, Var};
-use simclr_loss::nt_xent;
+use simclr_loss::nt_xent_over;
 use simclr_model::{Mode, Model};
 use simclr_optim::{Gradients, Optimizer};
 
 use crate::config::{Config, Views};
+use crate::ranks::Ranks;
 
-/// How a batch goes through the model and into the loss.
-#[derive(Clone, Copy, Debug)]
+/// How a batch, or the share of it that this process has, goes through the model and into the loss, which is that of the whole batch.
+#[derive(Clone, Debug)]
 pub(crate) struct Contrast {
     pub(crate) views: Views,
     pub(crate) temperature: f64,
-    /// Pictures whose activations are in memory at once; none for the whole batch. Each chunk is normalised by its own statistics.
+    /// Pictures of its own whose activations are in memory at once; none for all. Each chunk is normalised by its own statistics.
     pub(crate) chunk: Option<usize>,
+    /// Batches whose gradients are added up before they go to the others.
+    pub(crate) accumulate: usize,
+    pub(crate) ranks: Ranks,
 }
 
 /// What came of a batch.
 pub(crate) struct Contrasted {
     pub(crate) loss: f64,
-    /// None if the loss is not finite.
+    /// None if the loss is not finite. They are this process's share of the sum, or, of one batch in one piece, the sum already:
+    /// see [`Contrast::complete`].
     pub(crate) gradients: Option<Gradients>,
     /// The embeddings of both views, rows of unit length, without a graph.
     pub(crate) embeddings: [Tensor; 2],
@@ -30,8 +35,10 @@ pub(crate) struct Contrasted {
 }
 
 impl Contrast {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self { views: config.views, temperature: config.temperature, chunk: config.chunk }
+    pub(crate) fn of(config: &Config, ranks: &Ranks) -> Self {
+        let chunk = config.chunk.map(|chunk| chunk / ranks.count());
+        let &Config { views, temperature, accumulate, .. } = config;
+        Self { views, temperature, chunk, accumulate, ranks: ranks.clone() }
     }
 
     /// Loss and gradients of both views of a batch, `[n, 3, h, w]` each.
@@ -40,7 +47,7 @@ impl Contrast {
     /// If the views have different shapes, or chunks do not fill the batch.
     pub(crate) fn run(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
         match self.chunk {
-            Some(chunk) if chunk < views[0].dim(0)? => self.in_chunks(chunk, model, optimizer, views),
+            Some(chunk) if self.is_chunked(views[0].dim(0)?) => self.in_chunks(chunk, model, optimizer, views),
             _ => self.at_once(model, optimizer, views),
         }
     }
@@ -48,11 +55,28 @@ impl Contrast {
     fn at_once(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
         let [left, right] = self.embed(model, views, Mode::Train)?;
         let began = Instant::now();
-        let loss = nt_xent(&left, &right, self.temperature)?;
+        let loss = nt_xent_over(&left, &right, self.temperature, self.ranks.group())?;
         let value = number(&loss)?;
         let loss_time = began.elapsed();
-        let gradients = if value.is_finite() { Some(optimizer.gradients(&model.backward(&loss)?)?) } else { None };
+        let gradients = match value.is_finite() {
+            false => None,
+            true if self.accumulate == 1 => Some(self.ranks.backward(model, &loss, optimizer)?),
+            true => Some(optimizer.gradients(&model.backward(&loss)?)?),
+        };
         Ok(Contrasted { loss: value, gradients, embeddings: [left.detach(), right.detach()], loss_time })
+    }
+
+    /// The gradients of a step from those of its batches, added up: the sum over all processes.
+    ///
+    /// # Errors
+    /// If the others cannot be reached.
+    pub(crate) fn complete(&self, gradients: Gradients, batch: usize) -> anyhow::Result<Gradients> {
+        let is_sum = self.accumulate == 1 && !self.is_chunked(batch);
+        if is_sum { Ok(gradients) } else { self.ranks.summed(gradients) }
+    }
+
+    fn is_chunked(&self, batch: usize) -> bool {
+        self.chunk.is_some_and(|chunk| chunk < batch)
     }
 
     /// The same in little memory, for another forward pass: the embeddings of all chunks without a graph, the loss of all of them
@@ -76,7 +100,7 @@ impl Contrast {
         let embeddings = [all(0)?, all(1)?];
         let [left, right] = [Var::from_tensor(&embeddings[0])?, Var::from_tensor(&embeddings[1])?];
         let began = Instant::now();
-        let loss = nt_xent(&left, &right, self.temperature)?;
+        let loss = nt_xent_over(&left, &right, self.temperature, self.ranks.group())?;
         let value = number(&loss)?;
         let loss_time = began.elapsed();
         if !value.is_finite() {
@@ -130,6 +154,10 @@ mod tests {
         Tensor::from_vec(numbers, (12, 3, 16, 16), &Device::Cpu).unwrap()
     }
 
+    fn one(views: Views, chunk: Option<usize>) -> Contrast {
+        Contrast { views, temperature: 0.5, chunk, accumulate: 1, ranks: Ranks::alone() }
+    }
+
     fn numbers(t: &Tensor) -> Vec<f64> {
         t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
@@ -158,7 +186,7 @@ mod tests {
                 (0..12 / chunk).map(|i| out.narrow(0, (2 * i + view) * chunk, chunk).unwrap()).collect();
             Tensor::cat(&parts, 0).unwrap()
         };
-        let loss = nt_xent(&view(0), &view(1), 0.5).unwrap();
+        let loss = simclr_loss::nt_xent(&view(0), &view(1), 0.5).unwrap();
         let gradients = optimizer.gradients(&model.backward(&loss).unwrap()).unwrap();
         (loss.to_scalar().unwrap(), gradients)
     }
@@ -169,7 +197,7 @@ mod tests {
         for arch in [Arch::ResNet18, Arch::ResNet50] {
             for (views, chunk) in [(Views::Separate, 3), (Views::Separate, 6), (Views::Joint, 4)] {
                 let (model, mut optimizer) = new(arch);
-                let contrast = Contrast { views, temperature: 0.5, chunk: Some(chunk) };
+                let contrast = one(views, Some(chunk));
                 let (want_model, mut want_optimizer) = new(arch);
                 // Two steps: the second begins with what the first has moved.
                 for step in 0..2 {
@@ -198,7 +226,7 @@ mod tests {
         let [left, right] = [pictures(1), pictures(2)];
         let run = |chunk| {
             let (model, optimizer) = new(Arch::ResNet18);
-            let contrast = Contrast { views: Views::Separate, temperature: 0.5, chunk };
+            let contrast = one(Views::Separate, chunk);
             let out = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
             (out.loss, out.embeddings.map(|t| numbers(&t)))
         };

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use simclr_data::{
     Bad, Cifar, CifarSet, DataError, Folder, FolderConfig, FolderError, FolderProgress, Normalization, Pictures,
     Shapes, Split, Stl10, Stl10Set, Subset,
@@ -287,6 +288,26 @@ impl DataSet {
     }
 }
 
+/// What tells one set of pictures from another: SHA-256 of their number, their labels, and some pictures spread over all of them.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub(crate) fn digest(set: &dyn Pictures) -> anyhow::Result<String> {
+    const LOOKED_AT: usize = 64;
+    let mut hash = Sha256::new();
+    hash.update(set.len().to_le_bytes());
+    for index in 0..set.len() {
+        hash.update(set.label(index).map_or(u64::MAX, u64::from).to_le_bytes());
+    }
+    for index in (0..LOOKED_AT.min(set.len())).map(|i| i * set.len() / LOOKED_AT.min(set.len())) {
+        let picture = set.picture(index)?;
+        hash.update([picture.width(), picture.height()].map(u32::to_le_bytes).concat());
+        hash.update(picture.pixels());
+    }
+    let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{} pictures of {} ({hash})", set.len(), set.name()))
+}
+
 /// Opens a folder of pictures, saying how far that is.
 fn open_folder(
     path: &Path,
@@ -334,6 +355,20 @@ mod tests {
         }
         assert_eq!(DataSet::Folder("/a/cats".into()).file_name(), "cats");
         assert_eq!(DataSet::Folder("/".into()).file_name(), "folder");
+    }
+
+    #[test]
+    fn sets_are_told_apart() {
+        let shapes = |len| DataSet::shapes(Split::Train, len);
+        let whole = digest(&shapes(200)).unwrap();
+        assert_eq!(whole, digest(&shapes(200)).unwrap());
+        assert!(whole.starts_with("200 pictures of "), "{whole}");
+        let others = [
+            digest(&shapes(199)),
+            digest(&Shapes::new(1, Split::Train, 200)),
+            digest(&DataSet::shapes(Split::Test, 200)),
+        ];
+        assert!(others.into_iter().all(|other| other.unwrap() != whole));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use serde_json::json;
 use simclr_data::{Pictures, Split, Subset, batches_ahead};
 use simclr_model::Model;
@@ -20,11 +21,12 @@ use crate::features_file::{self, About, FORMATS, Format, Rows};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::ranks::Ranks;
 use crate::{Ending, Usage, checkpoint, machine};
 use part::{Of, Part};
 
 /// Embeds a split, or a shard of it, and writes the features.
-pub(crate) fn command(arguments: &EmbedArguments, output: &Output) -> anyhow::Result<Ending> {
+pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     let EmbedArguments { out, normalize, .. } = arguments;
     let format = format(arguments)?;
     let split = match arguments.split.as_deref() {
@@ -33,9 +35,9 @@ pub(crate) fn command(arguments: &EmbedArguments, output: &Output) -> anyhow::Re
         Some(other) => return Err(Usage(format!("--split is {other}, expected train or test")).into()),
     };
     let shard = arguments.shard.as_deref().map(Shard::parse).transpose()?;
-    must_be_new(out)?;
+    ranks.agree(must_be_new(out).map_err(anyhow::Error::from))?;
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    machine::use_threads(arguments.machine.threads)?;
+    machine::use_threads(arguments.machine.threads, ranks)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
 
@@ -78,27 +80,44 @@ pub(crate) fn command(arguments: &EmbedArguments, output: &Output) -> anyhow::Re
     features_file::check(format, &rows)?;
 
     let interrupt = Interrupt::listen()?;
-    let (mut part, kept) = Part::open(out, &of, BATCH, output)?;
-    let batches = batches_ahead(set.clone(), settings.test_transform()?, BATCH, kept.div_ceil(BATCH), data.workers())?;
+    ranks
+        .must_match("data set or encoder", &if ranks.is_alone() { String::new() } else { of.digest(set.as_ref())? })?;
+    // The first of several processes has the file.
+    let mut part = None;
+    let kept = ranks.first_tells(|| {
+        let (own, kept) = Part::open(out, &of, BATCH, output)?;
+        part = Some(own);
+        Ok(kept)
+    })?;
+    let first = kept.div_ceil(BATCH);
+    let (transform, workers) = (settings.test_transform()?, data.workers());
+    let step = ranks.count();
+    let batches = batches_ahead(set.clone(), transform, BATCH, first + ranks.rank(), step, workers)?;
     let began = Instant::now();
     let done = frozen(&model, "trained", output, |encoder| {
-        let mut done = kept;
+        let (mut done, mut batches) = (kept, batches);
         let mut progress = Progress::new(output, "embedding", len as u64, kept as u64);
-        for batch in batches {
-            let batch = batch?;
-            let mut features = encoder.features(&batch.pictures)?;
-            if *normalize {
-                features = l2_normalize::forward(&Context::new(), &features.contiguous()?)?.0;
+        // Each process has a batch of a round; the last round may have none for some.
+        for _ in (first..len.div_ceil(BATCH)).step_by(step) {
+            let own = batches.next().map(|batch| -> anyhow::Result<Tensor> {
+                let features = encoder.features(&batch?.pictures)?.contiguous()?;
+                Ok(if *normalize { l2_normalize::forward(&Context::new(), &features)?.0 } else { features })
+            });
+            let own = ranks.agree(own.transpose())?;
+            let count = (step * BATCH).min(len - done);
+            let rows = ranks.some_rows(own.as_ref(), count)?;
+            if let Some(part) = &mut part {
+                part.append(&rows.flatten_all()?.to_vec1()?)?;
             }
-            part.append(&features.flatten_all()?.to_vec1()?)?;
-            done += batch.indices.len();
-            progress.advance(batch.indices.len() as u64, &[]);
-            if interrupt.is_asked() {
+            done += count;
+            progress.advance(count as u64, &[]);
+            if ranks.any(interrupt.is_asked())? {
                 break;
             }
         }
         Ok(done)
     })?;
+    let Some(part) = part else { return Ok(if done < len { Ending::Interrupted } else { Ending::Done }) };
     let seconds = began.elapsed().as_secs_f64();
     if done < len {
         let part = part.path().display();

@@ -1,5 +1,6 @@
 //! kNN of features: while training on held-out labels, and once at the end on the test split.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::ensure;
@@ -11,6 +12,7 @@ use simclr_model::{FrozenEncoder, Model};
 use crate::config::Config;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::ranks::Ranks;
 
 /// Pictures that go through the encoder at once.
 pub(crate) const BATCH: usize = 128;
@@ -19,15 +21,38 @@ pub(crate) const BATCH: usize = 128;
 const HELD_OUT_BANK: usize = 5_000;
 const HELD_OUT_QUERIES: usize = 1_000;
 
-/// The two halves of a kNN test.
+/// The two halves of a kNN test, and who works on it.
 pub(crate) struct KnnSets {
     pub(crate) bank: Arc<dyn Pictures>,
     pub(crate) queries: Arc<dyn Pictures>,
     /// How both become numbers.
     pub(crate) transform: TestTransform,
+    /// The processes that encode them, each a share.
+    ranks: Ranks,
 }
 
 impl KnnSets {
+    /// These sets, the work of one process.
+    pub(crate) fn new(bank: Arc<dyn Pictures>, queries: Arc<dyn Pictures>, transform: TestTransform) -> Self {
+        Self { bank, queries, transform, ranks: Ranks::alone() }
+    }
+
+    /// The same, the work of all of `ranks`.
+    #[must_use]
+    pub(crate) fn over(self, ranks: &Ranks) -> Self {
+        Self { ranks: ranks.clone(), ..self }
+    }
+
+    /// The same pictures for an encoder that sees them otherwise.
+    pub(crate) fn seen_as(&self, transform: TestTransform) -> Self {
+        Self { bank: self.bank.clone(), queries: self.queries.clone(), transform, ranks: self.ranks.clone() }
+    }
+
+    /// The same, the work of this process.
+    pub(crate) fn alone(&self) -> Self {
+        self.seen_as(self.transform.clone()).over(&Ranks::alone())
+    }
+
     /// The test that training may look at: the end of the training pictures with labels asks, their beginning answers. None if
     /// no two of them have labels.
     pub(crate) fn held_out(train: &Arc<dyn Pictures>, config: &Config) -> anyhow::Result<Option<Self>> {
@@ -53,7 +78,7 @@ impl KnnSets {
             return Ok(sets);
         };
         let transform = config.test_transform()?;
-        Ok(labelled(train)?.zip(labelled(&test)?).map(|(bank, queries)| Self { bank, queries, transform }))
+        Ok(labelled(train)?.zip(labelled(&test)?).map(|(bank, queries)| Self::new(bank, queries, transform)))
     }
 
     fn halves(
@@ -66,11 +91,9 @@ impl KnnSets {
         let len = train.len();
         let held_out = ((len as f64 * config.holdout).round() as usize).clamp(1, len - 1);
         let rest = len - held_out;
-        Ok(Some(Self {
-            bank: Arc::new(Subset::range(train.clone(), 0..rest.min(most_bank))?),
-            queries: Arc::new(Subset::range(train, rest..rest + held_out.min(most_queries))?),
-            transform: config.test_transform()?,
-        }))
+        let bank = Arc::new(Subset::range(train.clone(), 0..rest.min(most_bank))?);
+        let queries = Arc::new(Subset::range(train, rest..rest + held_out.min(most_queries))?);
+        Ok(Some(Self::new(bank, queries, config.test_transform()?)))
     }
 
     /// The course's protocol with the user's numbers and the literature's, with no more neighbours than the bank has.
@@ -100,7 +123,21 @@ impl KnnSets {
         output: &Output,
     ) -> anyhow::Result<Vec<KnnResult>> {
         let (bank, queries) = self.embed(encode, title, output)?;
-        self.judge(&bank, &queries, protocols)
+        if self.ranks.is_alone() {
+            return self.judge(&bank, &queries, protocols);
+        }
+        let own = self.ranks.share(queries.labels.len());
+        let vectors = queries.vectors.narrow(0, own.start, own.len())?;
+        let own = Features { vectors, labels: queries.labels[own].to_vec() };
+        let results = if own.labels.is_empty() {
+            self.judge(&bank, &queries, protocols)?
+                .into_iter()
+                .map(|result| KnnResult { confusion: Confusion::new(self.bank.classes().len()), ..result })
+                .collect()
+        } else {
+            self.judge(&bank, &own, protocols)?
+        };
+        results.into_iter().map(|result| result.summed(|counts| self.ranks.sum(counts))).collect()
     }
 
     /// What `encode` makes of the bank and of the queries, in rows of unit length.
@@ -121,11 +158,24 @@ impl KnnSets {
         title: &str,
         output: &Output,
     ) -> anyhow::Result<(Features, Features)> {
-        let mut progress = Progress::new(output, title, (self.bank.len() + self.queries.len()) as u64, 0);
-        let mut features = |set: &dyn Pictures| -> anyhow::Result<Features> {
-            Ok(simclr_eval::encode(&encode, set, &self.transform, BATCH, |count| progress.advance(count as u64, &[]))?)
+        let (bank, queries) = (self.ranks.share(self.bank.len()), self.ranks.share(self.queries.len()));
+        let mut progress = Progress::new(output, title, (bank.len() + queries.len()) as u64, 0);
+        let mut features = |set: &Arc<dyn Pictures>, own: Range<usize>| -> anyhow::Result<Features> {
+            let mut hear = |count: usize| progress.advance(count as u64, &[]);
+            if self.ranks.is_alone() {
+                return Ok(simclr_eval::encode(&encode, set.as_ref(), &self.transform, BATCH, &mut hear)?);
+            }
+            // Small sets have pictures for some processes only.
+            let own = own.clone().next().map(|_| -> anyhow::Result<Features> {
+                let share = Subset::range(set.clone(), own)?;
+                Ok(simclr_eval::encode(&encode, &share, &self.transform, BATCH, &mut hear)?)
+            });
+            let own = self.ranks.agree(own.transpose())?;
+            let vectors = self.ranks.some_rows(own.as_ref().map(|own| &own.vectors), set.len())?;
+            let labels = self.ranks.gather(&own.map_or_else(Vec::new, |own| own.labels))?.concat();
+            Ok(Features { vectors, labels })
         };
-        Ok((features(self.bank.as_ref())?, features(self.queries.as_ref())?))
+        Ok((features(&self.bank, bank)?, features(&self.queries, queries)?))
     }
 
     /// kNN of the features of the two.

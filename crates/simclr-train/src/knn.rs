@@ -10,16 +10,17 @@ use simclr_ops::Context;
 use crate::checkpoint;
 use crate::cli::KnnArguments;
 use crate::config::Config;
-use crate::data_sets::Place;
+use crate::data_sets::{self, Place};
 use crate::evaluate::{KnnSets, add_classes, describe, frozen, to_json};
 use crate::imagenet::ImageNet;
 use crate::output::Output;
+use crate::ranks::Ranks;
 use crate::run_folder::write_whole;
 use crate::table::Table;
 use crate::{Ending, Usage, machine};
 
 /// Classifies a split by its neighbours in the training split.
-pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Result<Ending> {
+pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
     let Config { data, subset, .. } = settings.clone();
     let split = match arguments.split.as_deref() {
@@ -30,7 +31,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     let (k, temperature) =
         (arguments.knn_k.unwrap_or(settings.knn_k), arguments.knn_temperature.unwrap_or(settings.knn_temperature));
     Config { knn_k: k, knn_temperature: temperature, subset, ..Config::default() }.validate()?;
-    machine::use_threads(arguments.machine.threads)?;
+    machine::use_threads(arguments.machine.threads, ranks)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
 
     let model = Model::load(&weights, &device, &Context::new())?;
@@ -44,6 +45,9 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     let Some(sets) = KnnSets::last(&bank, queries, &settings, output)? else {
         bail!("{data} has no labels, and kNN votes by them");
     };
+    ranks.must_match("data set", &if ranks.is_alone() { String::new() } else { data_sets::digest(bank.as_ref())? })?;
+    ranks.must_have_one_model(&model, "at the start")?;
+    let sets = sets.over(ranks);
     let protocols = sets.protocols(k, temperature, output);
     let test = |sets: &KnnSets, model: &Model, title: &str| {
         frozen(model, title, output, |encoder| {
@@ -57,7 +61,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
         columns.push(("random encoder", test(&sets, &random, "random")?));
     }
     if let Some(ImageNet { model, transform }) = imagenet {
-        let sets = KnnSets { bank: sets.bank.clone(), queries: sets.queries.clone(), transform };
+        let sets = sets.seen_as(transform);
         columns.push((ImageNet::NAME, test(&sets, &model, "ImageNet")?));
     }
     let fingerprint = model.fingerprint()?;
@@ -73,7 +77,7 @@ pub(crate) fn command(arguments: &KnnArguments, output: &Output) -> anyhow::Resu
     for (name, results) in &columns {
         object[name.replace(' ', "_").to_lowercase()] = results.iter().map(to_json).collect();
     }
-    if let Some(path) = &arguments.out {
+    if let Some(path) = arguments.out.as_ref().filter(|_| ranks.is_first()) {
         write_whole(path, object.to_string().as_bytes()).with_context(|| path.display().to_string())?;
     }
     columns.push(("trained", results));

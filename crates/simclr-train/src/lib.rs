@@ -37,6 +37,7 @@ mod page;
 mod preset;
 mod pretrain;
 mod progress;
+mod ranks;
 mod report;
 mod run_folder;
 mod search;
@@ -58,6 +59,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::output::Output;
+use crate::ranks::Ranks;
 
 /// A mistake in what was typed: exit status 2, like clap's own.
 #[derive(Debug)]
@@ -93,13 +95,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let output = Output::new(cli.output(), typed(&arguments));
-    match dispatch(&cli, &output) {
+    let backend = cli.dist().and_then(|arguments| arguments.dist.as_deref());
+    let ranks = match Ranks::join(backend, output.command()) {
+        Ok(ranks) => ranks,
+        Err(error) => return ExitCode::from(Ranks::cannot_join(&error, &output)),
+    };
+    let output = if ranks.is_first() { output } else { output.silent() };
+    let ended = dispatch(&cli, &ranks, &output).and_then(|ending| ranks.finish().map(|()| ending));
+    match ended {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(130),
-        Err(error) => {
-            output.error(&error);
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
-        }
+        Err(error) => ExitCode::from(ranks.fail(&error, &output)),
     }
 }
 
@@ -114,24 +120,27 @@ fn typed(arguments: &[OsString]) -> String {
     std::iter::once("simclr-train".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Ending> {
+fn dispatch(cli: &Cli, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+    if cli.dist().is_none() {
+        ranks.must_be_alone()?;
+    }
     match &cli.command {
-        None => pretrain::command(&cli.quick, true, output),
-        Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, output),
-        Some(Command::Knn(arguments)) => knn::command(arguments, output),
+        None => pretrain::command(&cli.quick, true, ranks, output),
+        Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, ranks, output),
+        Some(Command::Knn(arguments)) => knn::command(arguments, ranks, output),
         Some(Command::Linear(arguments)) => linear::command(arguments, output),
         Some(Command::Finetune(arguments)) => finetune::command(arguments, output),
         Some(Command::Cs231n(arguments)) => cs231n::command(arguments, output),
         Some(Command::Import(arguments)) => convert::import(arguments, output),
         Some(Command::Export(arguments)) => convert::export(arguments, output),
-        Some(Command::Embed(arguments)) => embed::command(arguments, output),
+        Some(Command::Embed(arguments)) => embed::command(arguments, ranks, output),
         Some(Command::Search(arguments)) => search::command(arguments, output),
         Some(Command::Duplicates(arguments)) => duplicates::command(arguments, output),
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
         Some(Command::Report(arguments)) => report::command(arguments, output),
         Some(Command::Status(arguments)) => status::command(arguments, output),
         Some(Command::Presets(arguments)) => preset::command(arguments, output),
-        Some(Command::Bench(command)) => bench::command(command, output),
+        Some(Command::Bench(command)) => bench::command(command, ranks, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),
     }
 }

@@ -10,6 +10,7 @@ use simclr_model::Model;
 use crate::config::Config;
 use crate::evaluate::KnnSets;
 use crate::output::Output;
+use crate::ranks::Ranks;
 
 /// Which pictures are asked about, how, and how often.
 pub(crate) struct Monitor {
@@ -44,13 +45,19 @@ impl Monitor {
     /// The course's: the whole training split answers the test split after every epoch, and so the best checkpoint is chosen
     /// on the test split.
     pub(crate) fn course(config: &Config, bank: Arc<dyn Pictures>, queries: Arc<dyn Pictures>) -> anyhow::Result<Self> {
-        Ok(Self::new(config, Some(KnnSets { bank, queries, transform: config.test_transform()? }), 1, true))
+        Ok(Self::new(config, Some(KnnSets::new(bank, queries, config.test_transform()?)), 1, true))
     }
 
     fn new(config: &Config, sets: Option<KnnSets>, every: u64, is_course: bool) -> Self {
         let protocol = KnnProtocol { k: config.knn_k, temperature: Some(config.knn_temperature) };
         let protocol = sets.as_ref().map_or(protocol, |sets| sets.fitting(protocol));
         Self { sets, protocol, every, is_course }
+    }
+
+    /// The same, the work of all processes.
+    #[must_use]
+    pub(crate) fn over(self, ranks: &Ranks) -> Self {
+        Self { sets: self.sets.map(|sets| sets.over(ranks)), ..self }
     }
 
     /// Whether a test is due after `epoch` of `epochs` (0: before the first).

@@ -7,6 +7,8 @@ use std::io::{IsTerminal, Write};
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
+    /// Whether another process speaks for this one too.
+    silent: bool,
     command: String,
 }
 
@@ -24,7 +26,12 @@ pub(crate) struct OutputArguments {
 impl Output {
     /// Of a program that was started by `command`.
     pub(crate) fn new(arguments: OutputArguments, command: String) -> Self {
-        Self { json: arguments.json, quiet: arguments.quiet, command }
+        Self { json: arguments.json, quiet: arguments.quiet, silent: false, command }
+    }
+
+    /// Where only errors are said: another process says the rest, and has the results.
+    pub(crate) fn silent(self) -> Self {
+        Self { quiet: true, silent: true, ..self }
     }
 
     /// What was typed, for results that say how they came about.
@@ -46,6 +53,9 @@ impl Output {
 
     /// A result: `text` for people, or with `--json` only the object.
     pub(crate) fn result(&self, text: impl AsRef<str>, json: &serde_json::Value) {
+        if self.silent {
+            return;
+        }
         let mut stdout = std::io::stdout().lock();
         if self.json {
             line(&mut stdout, &json.to_string());

@@ -4,18 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
-use simclr_data::{Loader, LoaderConfig, Pictures};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use simclr_data::{Bad, Loader, LoaderConfig, Pictures};
 use simclr_model::ModelConfig;
 
 use crate::checkpoint::State;
 use crate::cli::PretrainArguments;
 use crate::config::{Config, Given, Precision};
-use crate::data_sets::Place;
+use crate::data_sets::{self, Place};
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::monitor::Monitor;
 use crate::output::Output;
 use crate::progress::human;
+use crate::ranks::Ranks;
 use crate::run_folder::RunFolder;
 use crate::settings::{self, Draft, differences, must_be_as_saved};
 use crate::study::Study;
@@ -24,51 +27,59 @@ use crate::training::{Stop, Training, steps_per_epoch};
 use crate::{Ending, Usage, preset};
 
 /// `simclr-train` without a command, and `simclr-train pretrain`.
-pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Output) -> anyhow::Result<Ending> {
+///
+/// Of several processes the first reads the settings and the run, and writes; what it decides, the others are told.
+pub(crate) fn command(
+    arguments: &PretrainArguments,
+    quick: bool,
+    ranks: &Ranks,
+    output: &Output,
+) -> anyhow::Result<Ending> {
     let quick = quick && arguments.preset.is_none() && arguments.config.is_none();
-    let saved = match (&arguments.run, arguments.resume) {
-        (Some(path), true) => RunFolder::open(path)?,
-        _ => None,
-    };
-    let (config, given) = put_together(arguments, quick, saved.as_ref().map(|(_, config)| config))?;
-    config.validate()?;
-    let config = config.resolved();
-    if let Some((run, saved)) = &saved {
-        must_be_as_saved(run.path(), &saved.clone().resolved(), &config)?;
+    let Plan { config, given, saved, finished } = ranks.first_tells(|| Plan::of(arguments, quick, ranks.count()))?;
+    if let Some(path) = arguments.run.as_ref().filter(|_| finished) {
+        return summary::already_finished(&RunFolder::at(path), output);
     }
-    machine::use_threads(arguments.machine.threads)?;
-    let device = machine::device(&config.device)?;
-    let place = Place::of(&config, arguments.data.cache.as_deref());
-    let opened = config.data.train(place, config.subset, output)?;
-    let test = config.data.test(place, None, output)?;
-    if saved.is_some() {
-        opened.must_be(&config)?;
-    }
-    let config = if saved.is_some() { config.clone() } else { config.clone().fitted(given, &opened)? };
-    let (train, bad) = (opened.pictures, opened.bad);
-    let loader = loader(&config, &train, arguments.workers)?;
+    let resumed = saved.is_some();
+    let opened = Opening { config, given, resumed, ranks }.open(arguments, output);
+    let Pictured { config, device, train, test, bad, loader } = ranks.agree(opened)?;
+    ranks.must_match("data set", &if ranks.is_alone() { String::new() } else { data_sets::digest(train.as_ref())? })?;
     let steps = steps_per_epoch(&config, &loader)?;
 
-    let (run, lock, fresh) = match saved {
-        Some((run, _)) if run.result().exists() => return summary::already_finished(&run, output),
-        Some((run, saved)) => {
-            let lock = run.lock()?;
-            if saved != config {
-                run.rewrite(&config)?;
+    let mut lock = None;
+    let path = ranks.first_tells(|| {
+        let (run, own) = match (saved, &arguments.run) {
+            (Some(saved), Some(path)) => {
+                let run = RunFolder::at(path);
+                let own = run.lock()?;
+                if saved != config {
+                    run.rewrite(&config)?;
+                }
+                (run, own)
             }
-            (run, lock, false)
-        }
-        None => {
-            let path = arguments.run.clone().unwrap_or_else(|| RunFolder::fresh_path(&config));
-            let (run, lock) = RunFolder::create(&path, &config)?;
-            run.list_left_out(&bad)?;
-            (run, lock, true)
-        }
-    };
+            (_, path) => {
+                let path = path.clone().unwrap_or_else(|| RunFolder::fresh_path(&config));
+                let (run, own) = RunFolder::create(&path, &config)?;
+                run.list_left_out(&bad)?;
+                (run, own)
+            }
+        };
+        lock = Some(own);
+        Ok(run.path().to_owned())
+    })?;
+    let run = RunFolder::at(&path);
     let interrupt = Interrupt::listen()?;
-    let monitor = Monitor::held_out(&config, &train, output)?;
-    let mut training = Training::begin(&config, (&run, lock), &device, loader, monitor, output)?;
-    if fresh {
+    let monitor = Monitor::held_out(&config, &train, output)?.over(ranks);
+    let mut training = Training::begin(&config, (&run, lock), (&device, ranks), loader, monitor, output)?;
+    if !ranks.is_alone() {
+        let (count, own) = (ranks.count(), config.batch / ranks.count());
+        let norm = if config.sync_bn { "all of them together" } else { "each by itself" };
+        output.say(format!(
+            "{count} processes, each with {own} pictures of a batch and {} threads; batch norm over {norm}",
+            rayon::current_num_threads()
+        ));
+    }
+    if !resumed {
         output.say(format!(
             "{} with the {} stem, {} parameters, on {} pictures of {} at {} pixels (labels unseen); batch {}, {}, {} epochs of {} steps; run {}",
             config.arch,
@@ -104,20 +115,90 @@ pub(crate) fn command(arguments: &PretrainArguments, quick: bool, output: &Outpu
         }
         Stop::EnoughSteps => {
             training.save()?;
-            return summary::stopped(&run, &training.state, &config, output);
+            return summary::stopped(&run, &training.state, &config, ranks, output);
         }
     }
 
     // The test split is looked at here, once, after everything was chosen.
-    let study = Study::of(&training.model, &train, test, None, (&config, &device), output)?;
+    if !ranks.is_first() {
+        Study::assist(&training.model, &train, test, (&config, &device), ranks, output)?;
+        return Ok(Ending::Done);
+    }
+    let study = Study::of(&training.model, &train, test, None, (&config, &device), ranks, output)?;
     let outcome = Outcome {
         state: training.state.clone(),
         pictures_per_step: config.pictures_per_step(),
         pictures: train.len(),
+        ranks: ranks.count(),
         study,
     };
     summary::finish(&run, &config, &outcome, train.as_ref(), output)?;
     Ok(Ending::Done)
+}
+
+/// What the settings and the run on the disk come to.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    config: Config,
+    given: Given,
+    /// The settings of the run that goes on.
+    saved: Option<Config>,
+    /// Whether that run has nothing left to do.
+    finished: bool,
+}
+
+impl Plan {
+    fn of(arguments: &PretrainArguments, quick: bool, ranks: usize) -> anyhow::Result<Self> {
+        let saved = match (&arguments.run, arguments.resume) {
+            (Some(path), true) => RunFolder::open(path)?,
+            _ => None,
+        };
+        let (config, given) = put_together(arguments, quick, saved.as_ref().map(|(_, config)| config))?;
+        config.validate()?;
+        config.validate_for(ranks)?;
+        let config = config.resolved();
+        if let Some((run, saved)) = &saved {
+            must_be_as_saved(run.path(), &saved.clone().resolved(), &config)?;
+        }
+        let finished = saved.as_ref().is_some_and(|(run, _)| run.result().exists());
+        Ok(Self { config, given, saved: saved.map(|(_, saved)| saved), finished })
+    }
+}
+
+/// What a process opens for itself.
+struct Opening<'a> {
+    config: Config,
+    given: Given,
+    resumed: bool,
+    ranks: &'a Ranks,
+}
+
+/// Settings that the pictures have had their say in, and the pictures.
+struct Pictured {
+    config: Config,
+    device: Device,
+    train: Arc<dyn Pictures>,
+    test: Option<Arc<dyn Pictures>>,
+    bad: Vec<Bad>,
+    loader: Loader,
+}
+
+impl Opening<'_> {
+    fn open(self, arguments: &PretrainArguments, output: &Output) -> anyhow::Result<Pictured> {
+        let Self { config, given, resumed, ranks } = self;
+        machine::use_threads(arguments.machine.threads, ranks)?;
+        let device = machine::device(&config.device)?;
+        let place = Place::of(&config, arguments.data.cache.as_deref());
+        let opened = config.data.train(place, config.subset, output)?;
+        let test = config.data.test(place, None, output)?;
+        if resumed {
+            opened.must_be(&config)?;
+        }
+        let config = if resumed { config.clone() } else { config.clone().fitted(given, &opened)? };
+        let (train, bad) = (opened.pictures, opened.bad);
+        let loader = loader(&config, &train, arguments.workers, ranks)?;
+        Ok(Pictured { config, device, train, test, bad, loader })
+    }
 }
 
 /// Trains one stage of an experiment to its end and returns where it stands, or none if it was interrupted.
@@ -145,8 +226,9 @@ pub(crate) fn stage(
         }
     };
     let device = machine::device(&config.device)?;
-    let loader = loader(config, train, workers)?;
-    let mut training = Training::begin(config, (&run, lock), &device, loader, monitor, output)?;
+    let alone = Ranks::alone();
+    let loader = loader(config, train, workers, &alone)?;
+    let mut training = Training::begin(config, (&run, Some(lock)), (&device, &alone), loader, monitor, output)?;
     interrupt.at_once(false);
     let stop = training.run(interrupt, None, output)?;
     if let Stop::Interrupted = stop {
@@ -198,7 +280,13 @@ fn put_together(arguments: &PretrainArguments, quick: bool, saved: Option<&Confi
     Ok((config, given))
 }
 
-pub(crate) fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option<usize>) -> anyhow::Result<Loader> {
+/// What makes the batches of a run, or the share of them that is this process's.
+pub(crate) fn loader(
+    config: &Config,
+    train: &Arc<dyn Pictures>,
+    workers: Option<usize>,
+    ranks: &Ranks,
+) -> anyhow::Result<Loader> {
     if config.batch > train.len() {
         let (batch, set, len) = (config.batch, &config.data, train.len());
         return Err(Usage(format!("--batch is {batch}, but the training pictures of {set} are {len}")).into());
@@ -206,6 +294,7 @@ pub(crate) fn loader(config: &Config, train: &Arc<dyn Pictures>, workers: Option
     let settings = LoaderConfig {
         batch: config.batch,
         workers: workers.unwrap_or(config.data.workers()),
+        share: ranks.share_of_batches(config.chunk),
         ..LoaderConfig::default()
     };
     Ok(Loader::new(train.clone(), config.train_transform()?, settings)?)

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data_sets::DataSet;
 
 /// The flag of every setting that has one of its own, in the order in which a command names them.
-pub(crate) const FLAGS: [(&str, &str); 46] = [
+pub(crate) const FLAGS: [(&str, &str); 47] = [
     ("data", "--data"),
     ("data_dir", "--data-dir"),
     ("subset", "--subset"),
@@ -35,6 +35,7 @@ pub(crate) const FLAGS: [(&str, &str); 46] = [
     ("head_batch_norm", "--head-batch-norm"),
     ("init", "--init"),
     ("views", "--views"),
+    ("sync_bn", "--sync-bn"),
     ("precision", "--precision"),
     ("device", "--device"),
     ("epochs", "--epochs"),

@@ -16,6 +16,7 @@ use crate::figure::plot::{self, Plot};
 use crate::metrics::{self, Event};
 use crate::output::Output;
 use crate::progress::human;
+use crate::ranks::Ranks;
 use crate::report::{self, Report, Section};
 use crate::run_folder::{RunFolder, write_whole};
 use crate::settings;
@@ -28,6 +29,8 @@ pub(crate) struct Outcome {
     pub(crate) state: State,
     pub(crate) pictures_per_step: usize,
     pub(crate) pictures: usize,
+    /// Processes that worked on the last part of it.
+    pub(crate) ranks: usize,
     pub(crate) study: Study,
 }
 
@@ -60,7 +63,7 @@ impl Outcome {
         let mut object = json!({
             "run": run, "finished": true, "epochs": self.state.epoch, "steps": self.state.step,
             "loss": self.state.last_epoch_loss, "knn_top1": null, "knn_top1_random": null,
-            "pairs_per_s": self.pairs_per_second(), "seconds": self.state.train_seconds,
+            "pairs_per_s": self.pairs_per_second(), "seconds": self.state.train_seconds, "ranks": self.ranks,
         });
         if let Some(Judged { knn, .. }) = &self.study.judged {
             let (trained, random, raw) = (&knn.trained[0], &knn.random[0], &knn.raw_pixels[0]);
@@ -141,12 +144,18 @@ pub(crate) fn already_finished(run: &RunFolder, output: &Output) -> anyhow::Resu
 }
 
 /// What a run says that `--max-steps` stopped.
-pub(crate) fn stopped(run: &RunFolder, state: &State, config: &Config, output: &Output) -> anyhow::Result<Ending> {
+pub(crate) fn stopped(
+    run: &RunFolder,
+    state: &State,
+    config: &Config,
+    ranks: &Ranks,
+    output: &Output,
+) -> anyhow::Result<Ending> {
     let mean_loss = state.mean_loss().or(state.last_epoch_loss);
     let pairs_per_s = (state.step * config.pictures_per_step() as u64) as f64 / state.train_seconds;
     let object = json!({
         "run": run.path(), "finished": false, "epochs": state.epoch, "steps": state.step, "loss": mean_loss,
-        "pairs_per_s": pairs_per_s, "seconds": state.train_seconds,
+        "pairs_per_s": pairs_per_s, "seconds": state.train_seconds, "ranks": ranks.count(),
     });
     let run = run.path().display();
     let loss = mean_loss.unwrap_or(f64::NAN);

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_data::{EpochBatches, Loader, Pictures};
 use simclr_eval::{agreement, spread};
 use simclr_model::Model;
+use simclr_ops::Context;
 use simclr_optim::{Gradients, Optimizer, Schedule};
 
 use crate::Usage;
@@ -24,6 +25,7 @@ use crate::metrics::{Event, Metrics};
 use crate::monitor::{Monitor, Seen};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::ranks::{Agreed, Ranks};
 use crate::run_folder::{Lock, RunFolder, now, write_whole};
 use crate::warning;
 
@@ -42,14 +44,17 @@ pub(crate) struct Training<'a> {
     config: &'a Config,
     device: &'a Device,
     run: RunFolder,
-    _lock: Lock,
+    /// The first of several processes has it.
+    _lock: Option<Lock>,
+    ranks: Ranks,
     pub(crate) loader: Loader,
     pub(crate) model: Model,
     contrast: Contrast,
     optimizer: Optimizer,
     schedule: Schedule,
     pub(crate) state: State,
-    metrics: Metrics,
+    /// The first of several processes writes them.
+    metrics: Option<Metrics>,
     monitor: Monitor,
     checkpoints: Checkpoints,
     /// When the last checkpoint was written, or training began.
@@ -65,45 +70,38 @@ struct Step {
 }
 
 impl<'a> Training<'a> {
-    /// From the newest good checkpoint of the run, or from the start if it has none.
+    /// From the newest good checkpoint of the run, or from the start if it has none. Of several processes the first reads, and tells
+    /// the others; it alone writes.
     pub(crate) fn begin(
         config: &'a Config,
-        (run, lock): (&RunFolder, Lock),
-        device: &'a Device,
+        (run, lock): (&RunFolder, Option<Lock>),
+        (device, ranks): (&'a Device, &Ranks),
         loader: Loader,
         monitor: Monitor,
         output: &Output,
     ) -> anyhow::Result<Self> {
-        let (ctx, checkpoints) = (config.context(), Checkpoints::new(run.checkpoints(), config.keep));
-        let (model, optimizer, state) = match checkpoints.newest_good(|remark| output.say(remark))? {
-            Some(path) => {
-                let (model, numbers, state) = checkpoint::load(&path, device, &ctx)?;
-                let mut optimizer = config.optimizer(&model)?;
-                optimizer.load_state(&numbers).with_context(|| path.display().to_string())?;
-                checkpoints.point_to(&state)?;
-                (model, optimizer, state)
-            }
-            None => {
-                let model = match &config.init {
-                    Some(path) => {
-                        let model = Model::begin(path, &config.model()?, config.seed, device, &ctx)?;
-                        config.must_be(model.config(), path)?;
-                        model
-                    }
-                    None => Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)?,
-                };
-                let optimizer = config.optimizer(&model)?;
-                (model, optimizer, State::default())
-            }
+        let ctx = ranks.context(config.context(), config.sync_bn);
+        let checkpoints = Checkpoints::new(run.checkpoints(), config.keep);
+        let begun = if ranks.is_first() {
+            Self::read(config, &checkpoints, device, &ctx, output)
+        } else {
+            Model::new(&config.model()?, config.seed, DType::F32, device, &ctx)
+                .map_err(anyhow::Error::from)
+                .and_then(|model| Ok((config.optimizer(&model)?, model)))
+                .map(|(optimizer, model)| (model, optimizer, State::default()))
         };
-        let metrics = Metrics::open(run, state.events)?;
+        let (model, mut optimizer, own) = ranks.agree(begun)?;
+        ranks.spread(&model, &mut optimizer)?;
+        let state: State = ranks.first_tells(|| Ok(own))?;
+        let metrics = if ranks.is_first() { Some(Metrics::open(run, state.events)?) } else { None };
         let schedule = config.schedule(steps_per_epoch(config, &loader)?);
-        let (contrast, kept, run) = (Contrast::of(config), Instant::now(), run.clone());
+        let (contrast, kept, run) = (Contrast::of(config, ranks), Instant::now(), run.clone());
         Ok(Self {
             config,
             device,
             run,
             _lock: lock,
+            ranks: ranks.clone(),
             loader,
             model,
             contrast,
@@ -114,6 +112,36 @@ impl<'a> Training<'a> {
             monitor,
             checkpoints,
             kept,
+        })
+    }
+
+    fn read(
+        config: &Config,
+        checkpoints: &Checkpoints,
+        device: &Device,
+        ctx: &Context,
+        output: &Output,
+    ) -> anyhow::Result<(Model, Optimizer, State)> {
+        Ok(match checkpoints.newest_good(|remark| output.say(remark))? {
+            Some(path) => {
+                let (model, numbers, state) = checkpoint::load(&path, device, ctx)?;
+                let mut optimizer = config.optimizer(&model)?;
+                optimizer.load_state(&numbers).with_context(|| path.display().to_string())?;
+                checkpoints.point_to(&state)?;
+                (model, optimizer, state)
+            }
+            None => {
+                let model = match &config.init {
+                    Some(path) => {
+                        let model = Model::begin(path, &config.model()?, config.seed, device, ctx)?;
+                        config.must_be(model.config(), path)?;
+                        model
+                    }
+                    None => Model::new(&config.model()?, config.seed, DType::F32, device, ctx)?,
+                };
+                let optimizer = config.optimizer(&model)?;
+                (model, optimizer, State::default())
+            }
         })
     }
 
@@ -141,9 +169,9 @@ impl<'a> Training<'a> {
                 progress.advance(1, &self.progress(&meter));
                 if let Some(step) = step.filter(|_| self.state.step.is_multiple_of(self.config.log_every)) {
                     let event = self.step_event(&step, &mut meter)?;
-                    self.metrics.add(&event)?;
+                    self.write(&event)?;
                 }
-                if interrupt.is_asked() {
+                if self.ranks.any(interrupt.is_asked())? {
                     return Ok(Stop::Interrupted);
                 }
                 let minutes = self.config.checkpoint_minutes;
@@ -177,6 +205,8 @@ impl<'a> Training<'a> {
             last = Some(contrasted);
             self.state.train_seconds += meter.batch_ended(self.config.batch);
         }
+        let own = self.config.batch / self.ranks.count();
+        let sum = sum.map(|sum| self.contrast.complete(sum, own)).transpose()?;
         let mean = 1.0 / accumulate as f64;
         let ctx = self.config.context();
         let grad_norm = sum.as_ref().map_or(Ok(f64::NAN), |sum| sum.norm(&ctx))? * mean;
@@ -210,12 +240,19 @@ impl<'a> Training<'a> {
     fn leave_out(&mut self, loss: f64, grad_norm: f64, indices: &[Vec<usize>], output: &Output) -> anyhow::Result<()> {
         let step = self.state.step + 1;
         let path = self.run.non_finite(step);
+        let indices: Vec<Vec<Vec<usize>>> = self.ranks.gather(&indices.to_vec())?;
+        // Of each batch what all processes had of it.
+        let indices: Vec<Vec<usize>> = (0..indices[0].len())
+            .map(|batch| indices.iter().flat_map(|rank| rank[batch].iter().copied()).collect())
+            .collect();
         let known = json!({
             "step": step, "epoch": self.state.epoch + 1, "batch": self.state.batch + 1, "seed": self.config.seed,
             "loss": loss.to_string(), "grad_norm": grad_norm.to_string(), "lr": self.optimizer.learning_rate(),
             "pictures": indices,
         });
-        write_whole(&path, known.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+        if self.ranks.is_first() {
+            write_whole(&path, known.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+        }
         let what = if loss.is_finite() { ("gradient", grad_norm) } else { ("loss", loss) };
         let told = format!("the {} of step {step} is {}", what.0, what.1);
         if !self.config.skip_non_finite {
@@ -223,22 +260,27 @@ impl<'a> Training<'a> {
         }
         let (run, file) = (self.run.path().display(), path.display());
         if !self.config.skip_non_finite {
-            bail!(
+            return Err(self.known(anyhow!(
                 "{told}; the step was not applied, {file} has its pictures, and a checkpoint was written. A lower --lr, --warmup, \
                  --clip-norm or a higher --temperature may help in a new run; `simclr-train pretrain --run {run} --resume \
                  --skip-non-finite` goes on without this batch"
-            );
+            )));
         }
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         output.say(format!("{told}; the batch is left out, {file} has its pictures"));
         if self.state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW {
-            bail!(
+            return Err(self.known(anyhow!(
                 "{told}, the {MOST_SKIPPED_IN_A_ROW}th in a row: the parameters are of no use any more. A lower --lr, --warmup or \
                    --clip-norm may help in a new run; earlier checkpoints are in {run}/checkpoints"
-            );
+            )));
         }
         Ok(())
+    }
+
+    /// An error that all processes run into together.
+    fn known(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.ranks.is_alone() { error } else { Agreed::of(&error).into() }
     }
 
     fn end_epoch(&mut self, progress: &mut Progress, output: &Output) -> anyhow::Result<()> {
@@ -251,9 +293,13 @@ impl<'a> Training<'a> {
                 progress.say(&format!("Train Epoch: [{epoch}/{epochs}] Loss: {loss:.4}"));
                 let warned = warning::of_epoch(loss, self.config.batch, self.state.step, self.state.embedding_std);
                 warned.iter().for_each(|text| progress.say(text));
-                self.metrics.add(&Event::Epoch { step: self.state.step, epoch, loss, time: now() })?;
+                self.write(&Event::Epoch { step: self.state.step, epoch, loss, time: now() })?;
             }
         }
+        if !self.config.sync_bn {
+            self.ranks.spread_statistics(&self.model)?;
+        }
+        self.ranks.must_have_one_model(&self.model, &format!("after epoch {epoch}"))?;
         (self.state.batch, self.state.loss_sum, self.state.losses) = (0, 0.0, 0);
         self.state.last_epoch_loss = loss;
         let last = epoch == epochs;
@@ -270,7 +316,7 @@ impl<'a> Training<'a> {
         let Seen { knn, spread } = self.monitor.test(&self.model, epoch, self.config.epochs, output)?;
         let (top1, top5) = (knn.top1, knn.top5);
         let (feature_std, feature_rank) = (spread.std, spread.effective_rank);
-        self.metrics.add(&Event::Knn { step, epoch, top1, top5, feature_std, feature_rank, time: now() })?;
+        self.write(&Event::Knn { step, epoch, top1, top5, feature_std, feature_rank, time: now() })?;
         let improved = step > 0 && self.state.best.is_none_or(|(best, _)| top1 > best);
         if improved {
             self.state.best = Some((top1, step));
@@ -280,17 +326,25 @@ impl<'a> Training<'a> {
 
     /// Keeps everything of an interrupted run, and says how to go on.
     pub(crate) fn keep(&mut self, go_on: &str, output: &Output) -> anyhow::Result<()> {
-        let checkpoint = self.save()?;
-        output.say(format!("interrupted at step {}; checkpoint {}", self.state.step, checkpoint.display()));
+        if let Some(checkpoint) = self.save()? {
+            output.say(format!("interrupted at step {}; checkpoint {}", self.state.step, checkpoint.display()));
+        }
         output.say(format!("go on with: {go_on}"));
         Ok(())
     }
 
-    pub(crate) fn save(&mut self) -> anyhow::Result<PathBuf> {
-        self.state.events = self.metrics.flushed()?;
+    /// Writes a checkpoint, if this is the process that writes.
+    pub(crate) fn save(&mut self) -> anyhow::Result<Option<PathBuf>> {
+        self.kept = Instant::now();
+        let Some(metrics) = &self.metrics else { return Ok(None) };
+        self.state.events = metrics.flushed()?;
         let path = self.checkpoints.save(&self.model, &self.optimizer, &self.state)?;
         self.kept = Instant::now();
-        Ok(path)
+        Ok(Some(path))
+    }
+
+    fn write(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.add(event))
     }
 
     fn progress(&self, meter: &Meter) -> [(&'static str, String); 4] {
@@ -304,7 +358,8 @@ impl<'a> Training<'a> {
 
     fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {
         let [left, right] = &step.contrasted.embeddings;
-        let (agreement, spread) = (agreement(left, right)?, spread(left)?);
+        let (left, right) = (self.ranks.rows(left)?, self.ranks.rows(right)?);
+        let (agreement, spread) = (agreement(&left, &right)?, spread(&left)?);
         self.state.embedding_std = Some(spread.std);
         let event = Event::Step {
             step: self.state.step,
@@ -328,7 +383,8 @@ impl<'a> Training<'a> {
 
     /// What the whole run will take, from a few steps and one evaluation batch of a model that is thrown away.
     pub(crate) fn expected_time(&self, train: &Arc<dyn Pictures>, test: usize) -> anyhow::Result<Duration> {
-        let (config, ctx) = (self.config, self.config.context());
+        let config = self.config;
+        let ctx = self.ranks.context(config.context(), config.sync_bn);
         let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
         let mut optimizer = config.optimizer(&model)?;
         let Some(batch) = self.loader.epoch(0, 0).next() else { bail!("the training pictures fill no batch") };

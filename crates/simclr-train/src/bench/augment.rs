@@ -14,6 +14,7 @@ use crate::config::{Config, Given};
 use crate::data_sets::Place;
 use crate::machine;
 use crate::output::Output;
+use crate::ranks::Ranks;
 
 /// Random pictures of a pass.
 const PICTURES: usize = 2_000;
@@ -28,7 +29,7 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
     at_least_one("--threads", arguments.threads)?;
     at_least_one("--steps", arguments.steps)?;
     let threads = arguments.threads;
-    machine::use_threads(Some(threads))?;
+    machine::use_threads(Some(threads), &Ranks::alone())?;
     let (set, name): (Arc<dyn Pictures>, _) = match &arguments.data.data {
         Some(_) => {
             let opened =

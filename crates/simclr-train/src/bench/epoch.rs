@@ -13,6 +13,7 @@ use crate::data_sets::Place;
 use crate::meter::Meter;
 use crate::output::Output;
 use crate::pretrain::loader;
+use crate::ranks::Ranks;
 use crate::{Ending, Usage, machine};
 
 pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -24,12 +25,12 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         ..Config::default().of_data(&arguments.data, arguments.size)?
     };
     config.validate()?;
-    machine::use_threads(arguments.machine.threads)?;
+    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
     let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
     let train = opened.pictures;
-    let loader = loader(&config, &train, arguments.workers)?;
+    let loader = loader(&config, &train, arguments.workers, &Ranks::alone())?;
     let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
     if steps <= WARM_UP {
         return Err(
@@ -39,7 +40,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     let ctx = config.context();
     let model = Model::new(&config.model()?, config.seed, DType::F32, &device, &ctx)?;
     let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
-    let contrast = Contrast::of(&config);
+    let contrast = Contrast::of(&config, &Ranks::alone());
     let mut meter = Meter::start();
     for (i, batch) in loader.epoch(0, 0).take(steps).enumerate() {
         if i == WARM_UP {

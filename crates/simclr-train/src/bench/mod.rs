@@ -13,14 +13,15 @@ use simclr_ops::random::stream;
 
 use crate::cli::BenchCommand;
 use crate::output::Output;
+use crate::ranks::Ranks;
 use crate::{Ending, Usage};
 
 /// Repeats before the clock counts: memory is touched and caches are warm after them.
 const WARM_UP: usize = 3;
 
-pub(crate) fn command(command: &BenchCommand, output: &Output) -> anyhow::Result<Ending> {
+pub(crate) fn command(command: &BenchCommand, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     match command {
-        BenchCommand::Step(arguments) => step::command(arguments, output),
+        BenchCommand::Step(arguments) => step::command(arguments, ranks, output),
         BenchCommand::Infer(arguments) => infer::command(arguments, output),
         BenchCommand::Augment(arguments) => augment::command(arguments, output),
         BenchCommand::Loss(arguments) => loss::command(arguments, output),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::DType;
 use serde_json::json;
+use simclr_dist::Measured;
 use simclr_model::{Model, ModelConfig};
 use simclr_ops::profile::Profile;
 use simclr_optim::Optimizer;
@@ -15,35 +16,43 @@ use crate::cli::BenchStepArguments;
 use crate::config::{Config, arch, precision};
 use crate::contrast::Contrast;
 use crate::output::Output;
+use crate::ranks::Ranks;
+use crate::table::Table;
 use crate::{Ending, machine};
 
-pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow::Result<Ending> {
+pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     let config = Config {
         arch: arguments.model.arch.clone(),
         width: arguments.model.width,
         batch: arguments.batch,
         chunk: arguments.chunk,
+        sync_bn: arguments.sync_bn,
         precision: precision(&arguments.model.precision)?,
         ..Config::default()
     };
     config.validate()?;
+    config.validate_for(ranks.count())?;
     at_least_one("--steps", arguments.steps)?;
-    machine::use_threads(arguments.machine.threads)?;
+    machine::use_threads(arguments.machine.threads, ranks)?;
+    let measured = Arc::new(Measured::new(ranks.group().clone()));
+    let ranks = &ranks.over(|_| measured.clone());
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
     let profile = Arc::new(Profile::default());
-    let ctx = config.context();
+    let ctx = ranks.context(config.context(), config.sync_bn);
     let ctx = if arguments.breakdown { ctx.with_profile(profile.clone()) } else { ctx };
     let model = Model::new(&model_config, 0, DType::F32, &device, &ctx)?;
     let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
-    let [left, right] = [0, 1].map(|view| pictures(config.batch, view, &device));
+    let own = config.batch / ranks.count();
+    let [left, right] = [0, 1].map(|view| pictures(own, 2 * ranks.rank() as u64 + view, &device));
     let (left, right) = (left?, right?);
 
-    let contrast = Contrast::of(&config);
+    let contrast = Contrast::of(&config, ranks);
     let (mut times, mut loss_time) = (Vec::new(), Duration::ZERO);
     for i in 0..WARM_UP + arguments.steps {
         if i == WARM_UP {
             profile.clear();
+            measured.take();
             loss_time = Duration::ZERO;
         }
         let began = Instant::now();
@@ -57,6 +66,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
             times.push(began.elapsed().as_secs_f64());
         }
     }
+    let traffic = measured.take();
     let total = Duration::from_secs_f64(times.iter().sum());
     let seconds = median(times);
     let pairs_per_s = config.batch as f64 / seconds;
@@ -66,7 +76,7 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
     let mut object = json!({
         "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "device": "cpu",
         "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
-        "peak_mib": machine::peak_mib(), "gflops": gflops,
+        "peak_mib": machine::peak_mib(), "gflops": gflops, "ranks": ranks.count(),
     });
     let mut text = format!(
         "{} (width {}), batch {}, {}, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
@@ -77,6 +87,31 @@ pub(super) fn command(arguments: &BenchStepArguments, output: &Output) -> anyhow
         rayon::current_num_threads(),
         mib(machine::peak_mib()),
     );
+    if !ranks.is_alone() {
+        let steps = arguments.steps as f64;
+        let costs = [("batch_norm", traffic.sums), ("gradients", traffic.large_sums), ("embeddings", traffic.gathers)];
+        let rows = costs.map(|(of, cost)| {
+            let (calls, bytes, waited) =
+                (cost.calls as f64 / steps, cost.bytes as f64 / steps, cost.waited.as_secs_f64() / steps);
+            object["communication"][of] =
+                json!({ "calls_per_step": calls, "bytes_per_step": bytes, "s_waited_per_step": waited });
+            let share = 100.0 * waited / (total.as_secs_f64() / steps);
+            let cells = [
+                of.replace('_', " "),
+                format!("{calls:.0}"),
+                format!("{:.3}", bytes / 1e6),
+                format!("{:.2}", 1e3 * waited),
+            ];
+            cells.into_iter().chain([format!("{share:.1} %")]).collect()
+        });
+        let columns =
+            ["sums and gathers of", "calls a step", "MB a step", "ms waited", "of the step"].map(String::from).into();
+        let count = ranks.count();
+        text = format!(
+            "{count} processes with {own} pictures each: {text}\n\n{}",
+            Table { columns, rows: rows.into() }.text()
+        );
+    }
     if arguments.breakdown {
         let (rows, peak) = (breakdown::rows(&profile, loss_time, total), Peak::measure());
         object["breakdown"] = breakdown::to_json(&rows, arguments.steps, &peak);

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{DataArguments, MachineArguments};
+use super::{DataArguments, DistArguments, MachineArguments};
 use crate::output::OutputArguments;
 
 #[derive(Debug, Subcommand)]
@@ -52,9 +52,12 @@ pub(crate) struct BenchModelArguments {
 pub(crate) struct BenchStepArguments {
     #[command(flatten)]
     pub(crate) model: BenchModelArguments,
-    /// Pictures in a batch
+    /// Pictures in a batch; of several processes each has a part of it
     #[arg(long, default_value_t = 32)]
     pub(crate) batch: usize,
+    /// Of several processes: whether batch norm is over the pictures of all of them
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sync_bn: bool,
     /// Activations of only so many pictures in memory at once [default: the whole batch]
     #[arg(long, value_name = "N")]
     pub(crate) chunk: Option<usize>,
@@ -64,6 +67,8 @@ pub(crate) struct BenchStepArguments {
     /// Show where the time goes, by op and phase, beside what this machine can do at most
     #[arg(long)]
     pub(crate) breakdown: bool,
+    #[command(flatten)]
+    pub(crate) dist: DistArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArguments, MachineArguments};
+use super::{DataArguments, DistArguments, MachineArguments};
 use crate::output::OutputArguments;
 
 /// An encoder that was trained on ImageNet, with labels or without, to compare with.
@@ -43,6 +43,8 @@ pub(crate) struct KnnArguments {
     /// Write the result as JSON to a file too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dist: DistArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArguments, MachineArguments};
+use super::{DataArguments, DistArguments, MachineArguments};
 use crate::output::OutputArguments;
 
 #[derive(Clone, Debug, Args)]
@@ -29,6 +29,8 @@ pub(crate) struct EmbedArguments {
     /// The file to write; one that exists is not replaced
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) dist: DistArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

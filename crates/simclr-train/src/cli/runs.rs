@@ -19,6 +19,15 @@ pub(crate) struct MachineArguments {
     pub(crate) threads: Option<usize>,
 }
 
+/// How it finds the processes that were started together with it.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct DistArguments {
+    /// How processes that were started together work together: auto (as the launcher tells), none, mpi or nccl [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) dist: Option<String>,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StatusArguments {
     /// The run folder

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AugmentationArguments, DataArguments, MachineArguments};
+use super::{AugmentationArguments, DataArguments, DistArguments, MachineArguments};
 use crate::output::OutputArguments;
 
 #[derive(Clone, Debug, Default, Args)]
@@ -60,7 +60,7 @@ pub(crate) struct PretrainArguments {
     /// Passes over the training pictures [default: 100]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) epochs: Option<u64>,
-    /// Pictures in a batch, two views of each; all others are negatives [default: 128]
+    /// Pictures in a batch, two views of each; all others are negatives. Of several processes each has a part of it [default: 128]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) batch: Option<usize>,
     /// Activations of only so many pictures in memory at once, for another forward pass; the loss is that of the whole batch, batch
@@ -76,6 +76,9 @@ pub(crate) struct PretrainArguments {
     /// separate: a forward pass and batch statistics per view (the course); joint: one pass of both [default: separate]
     #[arg(long, value_name = "MODE", help_heading = "Training")]
     pub(crate) views: Option<String>,
+    /// Of several processes: whether batch norm is over the pictures of all of them, or of each by itself [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) sync_bn: Option<bool>,
     /// Number format of activations and of the operands of products: f32 or bf16 [default: f32]
     #[arg(long, value_name = "FORMAT", help_heading = "Training")]
     pub(crate) precision: Option<String>,
@@ -158,6 +161,8 @@ pub(crate) struct PretrainArguments {
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub(crate) log_every: Option<u64>,
 
+    #[command(flatten)]
+    pub(crate) dist: DistArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
     #[command(flatten)]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use simclr_data::Normalization;
+use simclr_data::{Normalization, Pictures};
 
 use crate::Usage;
+use crate::data_sets;
 use crate::output::Output;
 use crate::run_folder::write_whole;
 
@@ -31,6 +32,16 @@ pub(super) struct Of {
     pub(super) normalization: Normalization,
     pub(super) normalize: bool,
     pub(super) width: usize,
+}
+
+impl Of {
+    /// What tells these rows from others, with what `set` shows of its pictures.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub(super) fn digest(&self, set: &dyn Pictures) -> anyhow::Result<String> {
+        Ok(format!("{}, encoder {}", data_sets::digest(set)?, &self.encoder_sha256[..16]))
+    }
 }
 
 /// Rows in a file beside the one that they are for, and a file that says what they are of.

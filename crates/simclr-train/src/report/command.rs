@@ -13,6 +13,7 @@ use crate::data_sets::Place;
 use crate::figure::Figure;
 use crate::imagenet::ImageNet;
 use crate::output::Output;
+use crate::ranks::Ranks;
 use crate::run_folder::{RunFolder, write_whole};
 use crate::study::Study;
 use crate::summary::{self, Outcome};
@@ -26,7 +27,8 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     if let Some(data_dir) = &arguments.data_dir {
         config.data_dir.clone_from(data_dir);
     }
-    machine::use_threads(arguments.machine.threads)?;
+    let alone = Ranks::alone();
+    machine::use_threads(arguments.machine.threads, &alone)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or(&config.device))?;
     // Only read: somebody may be training it.
     let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
@@ -39,8 +41,9 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     opened.must_be(&config)?;
     let train = opened.pictures;
     let test = config.data.test(place, None, output)?;
-    let study = Study::of(&model, &train, test, imagenet.as_ref(), (&config, &device), output)?;
-    let outcome = Outcome { state, pictures_per_step: config.pictures_per_step(), pictures: train.len(), study };
+    let study = Study::of(&model, &train, test, imagenet.as_ref(), (&config, &device), &alone, output)?;
+    let (pictures_per_step, pictures) = (config.pictures_per_step(), train.len());
+    let outcome = Outcome { state, pictures_per_step, pictures, ranks: alone.count(), study };
     // What was measured up to the checkpoint.
     let mut events = metrics::read(&run.metrics())?;
     events.truncate(outcome.state.events as usize);

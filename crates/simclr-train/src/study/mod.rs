@@ -17,6 +17,7 @@ use crate::evaluate::{KnnSets, frozen};
 use crate::imagenet::ImageNet;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::ranks::Ranks;
 pub(crate) use factors::{Factor, Measure};
 pub(crate) use gallery::{Gallery, Map, Near, View};
 
@@ -81,7 +82,8 @@ struct Encoded {
 }
 
 impl Study {
-    /// Of a model and the pictures of a run; the test split is looked at here, once.
+    /// Of a model and the pictures of a run; the test split is looked at here, once. Of several processes this is the first's work, and
+    /// the others [`Self::assist`].
     ///
     /// # Errors
     /// What reading and encoding report, and if the encoder is not the same afterwards.
@@ -91,6 +93,7 @@ impl Study {
         test: Option<Arc<dyn Pictures>>,
         imagenet: Option<&ImageNet>,
         (config, device): (&Config, &Device),
+        ranks: &Ranks,
         output: &Output,
     ) -> anyhow::Result<Self> {
         let asked = if test.is_some() { "test" } else { "held-out" };
@@ -99,25 +102,22 @@ impl Study {
             let gallery = or_none("map", Gallery::unlabelled(train, config, [&random, model], output), output);
             return Ok(Self { encoder_sha256: model.fingerprint()?, judged: None, factors: Vec::new(), gallery });
         };
+        let sets = sets.over(ranks);
         let protocols = sets.protocols(config.knn_k, config.knn_temperature, output);
         let most = most_labels(model.feature_width(), sets.bank.classes().len());
         let judge = |encoded: Encoded, title: &str| sets.judged(encoded, &protocols, (config, most), title, output);
-        let raw = judge(sets.encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
-        let encode = |sets: &KnnSets, model: &Model, title: &str| {
-            frozen(model, title, output, |encoder| sets.encoded(|x| encoder.features(x), title, output))
-        };
+        let raw = judge(sets.alone().encoded(simclr_eval::raw_pixels, "raw pixels", output)?, "raw pixels")?;
         let (knn, linear) = match imagenet {
             None => (None, None),
             Some(ImageNet { model, transform }) => {
-                let sets =
-                    KnnSets { bank: sets.bank.clone(), queries: sets.queries.clone(), transform: transform.clone() };
-                let (knn, linear) = judge(encode(&sets, model, "ImageNet")?, "ImageNet")?;
+                let sets = sets.seen_as(transform.clone()).alone();
+                let (knn, linear) = judge(sets.of_model(model, "ImageNet", output)?, "ImageNet")?;
                 (Some(knn), Some(linear))
             }
         };
-        let before = encode(&sets, &random, "random")?;
+        let before = sets.of_model(&random, "random", output)?;
         let random = judge(before.clone(), "random")?;
-        let after = encode(&sets, model, "trained")?;
+        let after = sets.of_model(model, "trained", output)?;
         let trained = judge(after.clone(), "trained")?;
         let gallery = or_none("map", Gallery::labelled(&sets, [&before, &after], output), output);
         let factors =
@@ -130,9 +130,34 @@ impl Study {
         };
         Ok(Self { encoder_sha256: model.fingerprint()?, judged: Some(judged), factors, gallery })
     }
+
+    /// Encodes this process's share of what the first of them asks about in [`Self::of`].
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(crate) fn assist(
+        model: &Model,
+        train: &Arc<dyn Pictures>,
+        test: Option<Arc<dyn Pictures>>,
+        (config, device): (&Config, &Device),
+        ranks: &Ranks,
+        output: &Output,
+    ) -> anyhow::Result<()> {
+        let random = Model::new(&config.model()?, config.seed, DType::F32, device, &config.context())?;
+        let Some(sets) = KnnSets::last(train, test, config, output)? else { return Ok(()) };
+        let sets = sets.over(ranks);
+        for (model, title) in [(&random, "random"), (model, "trained")] {
+            sets.of_model(model, title, output)?;
+        }
+        Ok(())
+    }
 }
 
 impl KnnSets {
+    fn of_model(&self, model: &Model, title: &str, output: &Output) -> anyhow::Result<Encoded> {
+        frozen(model, title, output, |encoder| self.encoded(|x| encoder.features(x), title, output))
+    }
+
     fn encoded(
         &self,
         encode: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
