@@ -13,6 +13,16 @@ pub(crate) fn program(arguments: &str) -> Command {
     program
 }
 
+/// The same in `ranks` processes that `mpirun` of Open MPI starts, more of them than cores if need be.
+#[allow(dead_code, reason = "each test program uses what it needs of this module")]
+pub(crate) fn mpirun(ranks: usize, arguments: &str) -> Command {
+    let mut mpirun = Command::new("mpirun");
+    mpirun.args(["--oversubscribe", "-n", &ranks.to_string(), env!("CARGO_BIN_EXE_simclr-train")]);
+    mpirun.args(arguments.split_whitespace()).stdin(Stdio::null());
+    mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    mpirun
+}
+
 /// What it said and how it ended.
 #[derive(Debug)]
 pub(crate) struct Ended {

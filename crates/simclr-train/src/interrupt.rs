@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: finish the step, keep everything.
+//! Ctrl-C, SIGTERM and SIGUSR1: finish the step, keep everything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+
+/// Launchers of many processes pass SIGUSR1 on and leave it at that; behind the others most send SIGKILL a second later.
+#[cfg(unix)]
+const SIGNALS: &[i32] = &[SIGINT, SIGTERM, signal_hook::consts::SIGUSR1];
+#[cfg(not(unix))]
+const SIGNALS: &[i32] = &[SIGINT, SIGTERM];
 
 /// Whether somebody asked the program to stop.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +29,7 @@ impl Interrupt {
     /// If the system refuses the handlers.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let asked = Self::default();
-        for signal in [SIGINT, SIGTERM] {
+        for &signal in SIGNALS {
             // In this order: the signal that sets the flag must not see it set.
             let conditions = [&asked.asked, &asked.at_once];
             for condition in conditions {
