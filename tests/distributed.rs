@@ -1,4 +1,5 @@
 //! Many processes are one: what `mpirun` starts trains, evaluates and embeds as one process does, and ends as one.
+#![allow(clippy::print_stderr, reason = "how far ranks are from one process is worth seeing, with --nocapture")]
 
 mod program;
 

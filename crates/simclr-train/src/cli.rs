@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::output::OutputArguments;
 pub(crate) use bench::{
     BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchKnnArguments,
-    BenchLossArguments, BenchStepArguments,
+    BenchLossArguments, BenchScalingArguments, BenchStepArguments,
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
 pub(crate) use evaluation::{FinetuneArguments, ImageNetArguments, KnnArguments, LinearArguments};

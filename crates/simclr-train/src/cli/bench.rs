@@ -19,6 +19,8 @@ pub(crate) enum BenchCommand {
     Knn(BenchKnnArguments),
     /// Time training from pictures to update, and the share of it that waits for the loader
     Epoch(BenchEpochArguments),
+    /// Predict a step on 1 to 256 processes from one process's step and what messages cost
+    Scaling(BenchScalingArguments),
 }
 
 impl BenchCommand {
@@ -31,6 +33,7 @@ impl BenchCommand {
             Self::Loss(arguments) => arguments.output,
             Self::Knn(arguments) => arguments.output,
             Self::Epoch(arguments) => arguments.output,
+            Self::Scaling(arguments) => arguments.output,
         }
     }
 }
@@ -71,6 +74,45 @@ pub(crate) struct BenchStepArguments {
     pub(crate) dist: DistArguments,
     #[command(flatten)]
     pub(crate) machine: MachineArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchScalingArguments {
+    /// resnet18, resnet34 or resnet50
+    #[arg(long, default_value = "resnet50")]
+    pub(crate) arch: String,
+    /// Channels of the encoder's first layer
+    #[arg(long, default_value_t = 64)]
+    pub(crate) width: usize,
+    /// Pictures of one process
+    #[arg(long, default_value_t = 512)]
+    pub(crate) batch: usize,
+    /// What a step of one process on so many pictures takes, in milliseconds: as `bench step` measures it
+    #[arg(long, value_name = "MS")]
+    pub(crate) step_ms: f64,
+    /// Products of the loss, in billions of operations a second: 24 · n² · d over the time that `bench loss` measures
+    #[arg(long, value_name = "N")]
+    pub(crate) loss_gflops: f64,
+    /// Whether batch norm is over the pictures of all processes
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sync_bn: bool,
+    /// Processes on one machine
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) per_node: usize,
+    /// What a small message costs inside a machine, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) latency: f64,
+    /// Bytes that a process sends inside a machine, in GB/s
+    #[arg(long, value_name = "GB")]
+    pub(crate) bandwidth: f64,
+    /// What a small message costs between machines, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) between_latency: f64,
+    /// Bytes that a process sends to another machine, in GB/s
+    #[arg(long, value_name = "GB")]
+    pub(crate) between_bandwidth: f64,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

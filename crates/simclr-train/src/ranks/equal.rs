@@ -153,9 +153,6 @@ fn ranks_train_as_one_process_with_the_whole_batch() {
             for rank in &all {
                 let (of_losses, of_way) = (far(&rank.losses, &one.losses), astray(rank, &one));
                 let of_statistics = far(&rank.statistics, &one.statistics);
-                eprintln!(
-                    "{name}, {count} ranks: losses {of_losses:.1e}, way {of_way:.1e}, statistics {of_statistics:.1e}"
-                );
                 assert!(of_losses <= loss && of_way <= way, "{name}, {count} ranks: {of_losses:e} {of_way:e}");
                 assert!(of_statistics <= 10.0 * loss, "{name}, {count} ranks: statistics {of_statistics:e}");
                 assert!(count > 1 || (of_losses, of_way) == (0.0, 0.0), "one rank is one process, to the bit");
