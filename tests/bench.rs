@@ -26,6 +26,7 @@ fn every_benchmark_has_its_fields() {
         "pairs_per_s",
         "peak_mib",
         "precision",
+        "ranks",
         "s_per_step",
         "steps",
         "threads",
@@ -42,5 +43,30 @@ fn every_benchmark_has_its_fields() {
         let data = if threads == 2 { "--data shapes --subset 64" } else { "" };
         let flags = format!("bench augment --size 8 --steps 1 --threads {threads} {data}");
         measured(&flags, &["data", "size", "threads", "views_per_s"], &["views_per_s"]);
+    }
+}
+
+#[test]
+fn scaling_is_predicted_from_what_was_measured() {
+    let network = "--latency 10 --bandwidth 100 --between-latency 20 --between-bandwidth 25";
+    let typed =
+        format!("bench scaling --arch resnet18 --width 16 --batch 256 --step-ms 50 --loss-gflops 20000 {network}");
+    let object = result(&typed);
+    let steps = object["steps"].as_array().unwrap();
+    let ranks: Vec<u64> = steps.iter().map(|step| step["ranks"].as_u64().unwrap()).collect();
+    assert_eq!(ranks, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
+    let efficiency = |i: usize| steps[i]["efficiency"].as_f64().unwrap();
+    assert!(efficiency(0) == 1.0 && (1..9).all(|i| efficiency(i) < efficiency(i - 1) && efficiency(i) > 0.0));
+    assert_eq!((&object["batch_norms"], &object["parameters"]), (&21.into(), &832_400.into()));
+    let without = result(&format!("{typed} --sync-bn false"));
+    assert_eq!(without["steps"][8]["s_batch_norm"], 0.0);
+    for (wrong, told) in [
+        (typed.replace("--step-ms 50", "--step-ms 0"), "--step-ms is 0, expected a finite number above 0"),
+        (typed.replace("--bandwidth 100", "--bandwidth inf"), "--bandwidth is inf, expected a finite number above 0"),
+        (typed.replace("--batch 256", "--batch 0"), "--batch is 0, expected at least 1"),
+        ("bench messages".into(), "one process has nobody to speak to"),
+    ] {
+        let ended = program::run(&wrong);
+        assert!(ended.status == Some(2) && ended.stderr.contains(told), "{wrong}: {}", ended.stderr);
     }
 }

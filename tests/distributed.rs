@@ -47,6 +47,11 @@ fn parameters(run: &Path) -> Vec<f64> {
     names.into_iter().flat_map(numbers).collect()
 }
 
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+}
+
 fn far(a: &[f64], b: &[f64]) -> f64 {
     assert!(!a.is_empty() && a.len() == b.len(), "{} {}", a.len(), b.len());
     a.iter().zip(b).fold(0.0, |most, (a, b)| f64::max(most, (a - b).abs()))
@@ -55,6 +60,11 @@ fn far(a: &[f64], b: &[f64]) -> f64 {
 #[test]
 fn ranks_have_the_curve_of_one_process() {
     let dir = tempfile::tempdir().unwrap();
+    // A step that moves nothing.
+    let begin = dir.path().join("begin");
+    let still = TEN_STEPS.replace("1e-5", "1e-30");
+    result(&format!("{still} --optimizer sgd --max-steps 1 --run {}", begin.display()));
+    let begun = parameters(&begin);
     for views in ["separate", "joint"] {
         let run = |ranks: usize| dir.path().join(format!("{views}-{ranks}"));
         let typed = |ranks: usize| format!("{TEN_STEPS} --max-steps 10 --views {views} --run {}", run(ranks).display());
@@ -65,11 +75,12 @@ fn ranks_have_the_curve_of_one_process() {
             assert_eq!((&all["ranks"], &all["steps"]), (&ranks.into(), &10.into()));
             let losses = |ranks: usize| numbers(&run(ranks), "step", "loss");
             let of_losses = far(&losses(ranks), &losses(0));
-            // Ten steps of Adam move a parameter by 1e-4 at most; where its gradient is nothing but rounding, the other way as well.
-            let of_parameters = far(&parameters(&run(ranks)), &parameters(&run(0)));
+            // How far the parameters are apart, of how far they have come.
+            let of_parameters =
+                distance(&parameters(&run(ranks)), &parameters(&run(0))) / distance(&parameters(&run(0)), &begun);
             eprintln!("{views}, {ranks} ranks: losses {of_losses:.1e}, parameters {of_parameters:.1e}");
             assert!(losses(0).len() == 10 && of_losses <= 1e-5, "{views}, {ranks} ranks: losses off by {of_losses:e}");
-            assert!(of_parameters <= 2e-4, "{views}, {ranks} ranks: parameters off by {of_parameters:e}");
+            assert!(of_parameters <= 0.05, "{views}, {ranks} ranks: parameters off by {of_parameters:e}");
             // Sums over a batch are taken in another order; where there is none, there is no difference.
             let before = |ranks: usize| {
                 ["top1", "feature_std", "feature_rank"].map(|field| numbers(&run(ranks), "knn", field)[0])
@@ -146,6 +157,8 @@ fn evaluation_is_shared_and_the_same_to_the_bit() {
         assert!(file(&one) == file(&many), "{ranks} processes write other rows");
         assert!(!dir.path().join(format!("{many}.part")).exists());
     }
+    let messages = result_of(2, "bench messages --repeats 3");
+    assert!(messages["s_small_sum"].as_f64().unwrap() > 0.0 && messages["large_sums"].as_array().unwrap().len() == 2);
     let step = result_of(2, "bench step --arch resnet18 --width 4 --batch 8 --steps 2");
     let traffic = &step["communication"];
     assert_eq!(step["ranks"], 2);
@@ -156,6 +169,8 @@ fn evaluation_is_shared_and_the_same_to_the_bit() {
     );
     let bytes = traffic["gradients"]["bytes_per_step"].as_f64().unwrap();
     assert!(bytes > 100_000.0, "four bytes for every parameter: {bytes}");
+    let chunked = result_of(2, "bench step --arch resnet18 --width 4 --batch 8 --chunk 4 --steps 2");
+    assert_eq!(chunked["communication"]["gradients"]["bytes_per_step"], traffic["gradients"]["bytes_per_step"]);
 }
 
 /// Starts a long run in `ranks` processes and returns when it writes its metrics.
@@ -203,11 +218,11 @@ fn a_rank_that_dies_ends_all_and_the_run_goes_on() {
     assert!(ended.stderr.contains("rank 1") && ended.stderr.contains("signal 9"), "{}", ended.stderr);
 
     // It begins anew, as it had no checkpoint yet; another signal finds it, and it keeps what it has.
+    fs::remove_file(run.join("metrics.jsonl")).unwrap();
     let mut resumed = mpirun(4, &format!("pretrain --resume --run {}", run.display()));
     let child = resumed.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    sleep(Duration::from_secs(3));
     let began = Instant::now();
-    while numbers(&run, "step", "step").len() < 2 {
+    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 3 {
         assert!(began.elapsed() < Duration::from_secs(120), "the run does not write its metrics");
         sleep(Duration::from_millis(10));
     }
@@ -241,6 +256,13 @@ fn what_does_not_fit_together_is_named_once() {
     refused(mpirun(2, &format!("pretrain --data cifar10 --data-dir {} {run}", path("none"))), 1, &["cifar-10"]);
     refused(mpirun(2, &format!("pretrain --data cats {run}")), 2, &["--data is cats"]);
     refused(mpirun(2, "linear --checkpoint somewhere"), 2, &["the work of one process, but 2 were started"]);
+    refused(mpirun(2, &typed("--no-such-flag")), 2, &["--no-such-flag"]);
+    refused(mpirun(2, "knn --checkpoint nowhere --split x"), 2, &["--split is x, expected test or train"]);
+    refused(mpirun(2, "bench step --batch 3"), 2, &["--batch is 3, expected a multiple of 2"]);
+    // One process of MPI ends as any other.
+    refused(mpirun(1, &typed("--batch 1")), 2, &["--batch is 1, expected at least 2"]);
+    let ended = ended(&mut mpirun(1, &typed("--batch 1")));
+    assert!(!ended.stderr.contains("MPI_ABORT"), "{}", ended.stderr);
     refused(mpirun(2, &typed("--dist tcp")), 2, &["--dist is tcp, expected auto, none, mpi or nccl"]);
 
     // Other settings, another build and other data on one of them.
@@ -287,4 +309,107 @@ fn one_process_needs_no_launcher() {
         &format!("pretrain --dist none --data shapes --batch 1 --run {}", dir.path().display()),
     ));
     assert_eq!(ended.stderr.matches("error: --batch is 1").count(), 2, "{}", ended.stderr);
+}
+
+/// A folder of pictures without labels.
+fn write_folder(folder: &Path, pictures: u32) {
+    fs::create_dir_all(folder).unwrap();
+    for n in 0..pictures {
+        let picture =
+            image::RgbImage::from_fn(24, 24, |x, y| image::Rgb([(x * (n + 3)) as u8, (y * 9) as u8, (n * 7) as u8]));
+        picture.save(folder.join(format!("{n}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn an_error_of_one_rank_is_said_once_and_ends_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+    [&a, &b].iter().for_each(|folder| write_folder(&folder.join("pictures"), 40));
+    let run = dir.path().join("run");
+    let program = env!("CARGO_BIN_EXE_simclr-train");
+    let typed = format!(
+        "pretrain --data folder:pictures --width 4 --batch 8 --epochs 500 --log-every 1 --workers 0 --run {}",
+        run.display()
+    );
+    let mut command = mpirun(1, "");
+    // Each in a folder of its own: the second loses its pictures while it trains.
+    let at = |folder: &Path| ["-wdir".to_owned(), folder.display().to_string(), program.to_owned()];
+    let mut arguments: Vec<String> = ["--oversubscribe", "-n", "1"].map(str::to_owned).into();
+    arguments.extend(at(&a).into_iter().chain(typed.split_whitespace().map(str::to_owned)));
+    arguments.extend([":", "-n", "1"].map(str::to_owned));
+    arguments.extend(at(&b).into_iter().chain(typed.split_whitespace().map(str::to_owned)));
+    let mut fresh = Command::new("mpirun");
+    fresh.args(&arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fresh.envs(command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))));
+    command = fresh;
+    let child = command.spawn().unwrap();
+    let began = Instant::now();
+    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 3 {
+        assert!(began.elapsed() < Duration::from_secs(120), "the run does not write its metrics");
+        sleep(Duration::from_millis(10));
+    }
+    fs::remove_dir_all(b.join("pictures")).unwrap();
+    let gone = Instant::now();
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    assert!(gone.elapsed() < Duration::from_secs(30), "{:?}", gone.elapsed());
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("error: ").count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: rank 1 of 2 (") && ended.stderr.contains(".png"), "{}", ended.stderr);
+}
+
+#[test]
+fn ends_of_every_kind_are_agreed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // Pictures without labels, one to a rank and batch, in bf16, with a batch norm of each or of all; to the end.
+    write_folder(&path("pictures"), 13);
+    let pictures = path("pictures");
+    let unlabelled = |run: &Path, flags: &str| {
+        format!("pretrain --data folder:{} --width 4 --epochs 2 {flags} --run {}", pictures.display(), run.display())
+    };
+    for (name, ranks, flags) in [("one-each", 4, "--batch 4 --precision bf16"), ("own", 2, "--batch 8 --sync-bn false")]
+    {
+        let object = result_of(ranks, &unlabelled(&path(name), flags));
+        assert_eq!((&object["finished"], &object["knn_top1"]), (&true.into(), &Value::Null), "{name}");
+        assert!(path(name).join("report.html").exists());
+    }
+    // What is finished says so once more; what is there is not written over.
+    let again = result_of(2, &format!("pretrain --resume --run {}", path("own").display()));
+    assert_eq!(again["finished"], true);
+    let there = ended(&mut mpirun(2, &unlabelled(&path("own"), "--batch 8")));
+    assert_eq!((there.status, there.stderr.matches("has a run already").count()), (Some(2), 1), "{}", there.stderr);
+    let too_many = ended(&mut mpirun(2, &unlabelled(&path("never"), "--batch 4 --accumulate 4")));
+    assert_eq!((too_many.status, too_many.stderr.matches("--accumulate is 4").count()), (Some(2), 1));
+    assert!(!path("never").exists());
+
+    // A loss that is not finite ends all with a checkpoint, or moves none of them.
+    let wild = path("wild");
+    let typed = format!("{} --knn-every 0 --run {}", TEN_STEPS.replace("1e-5", "1e30"), wild.display());
+    let stopped = ended(&mut mpirun(2, &typed));
+    assert_eq!((stopped.status, stopped.stderr.matches("was not applied").count()), (Some(1), 1), "{}", stopped.stderr);
+    let known: Value = serde_json::from_slice(&fs::read(wild.join("non_finite-step-00000002.json")).unwrap()).unwrap();
+    assert_eq!(known["pictures"][0].as_array().unwrap().len(), 32, "the pictures of all processes");
+    let on = format!("pretrain --resume --skip-non-finite --max-steps 4 --run {}", wild.display());
+    assert_eq!(result_of(2, &on)["steps"], 4);
+
+    // Fewer pictures are asked about than there are processes; rows of an embedding that is interrupted are kept by others.
+    let quick = result_of(
+        4,
+        &format!("--data shapes --subset 40 --batch 16 --epochs 1 --width 4 --run {}", path("quick").display()),
+    );
+    assert_eq!((&quick["finished"], &quick["ranks"]), (&true.into(), &4.into()));
+    let checkpoint = path("quick");
+    let knn = format!("knn --checkpoint {} --data folder:{}", checkpoint.display(), labelled(&path("labelled")));
+    for field in ["top1", "confusion", "queries"] {
+        assert_eq!(result(&knn)[field], result_of(4, &knn)[field], "{field}");
+    }
+}
+
+/// A folder with two classes, of which two pictures are asked about.
+fn labelled(folder: &Path) -> String {
+    for (split, class, pictures) in [("train", "a", 5), ("train", "b", 6), ("test", "a", 1), ("test", "b", 1)] {
+        write_folder(&folder.join(split).join(class), pictures);
+    }
+    folder.display().to_string()
 }

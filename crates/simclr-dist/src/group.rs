@@ -8,7 +8,8 @@ use crate::error::DistError;
 /// Processes that work together, as one of them sees them.
 ///
 /// Every process makes the same calls in the same order, from one thread: a call returns when all have made it. What it returns is the
-/// same on all of them, to the bit, and the same again for the same numbers and the same count of processes.
+/// same on all of them, to the bit, and the same again for the same numbers and the same count of processes: by our own order of small
+/// sums, and as MPI and NCCL recommend or promise of large ones.
 pub trait ProcessGroup: Debug + Send + Sync {
     /// Which of them this is, from 0.
     fn rank(&self) -> usize;
@@ -19,7 +20,8 @@ pub trait ProcessGroup: Debug + Send + Sync {
     /// Replaces each of `values`, which are few, by its sum over all processes.
     ///
     /// # Errors
-    /// [`DistError::Gone`] if the others cannot be reached, [`DistError::Unequal`] if they sum something else; so for all that follow.
+    /// [`DistError::Gone`] if the others cannot be reached; so for all that follow. Of processes that sum more or less than others some
+    /// forms say so ([`DistError::Unequal`]), others end or wait for ever.
     fn sum(&self, values: &mut [f64]) -> Result<(), DistError>;
 
     /// Begins to sum many numbers, and returns at once: [`Pending::wait`] has the sums. Sums that have begun go on while other calls are

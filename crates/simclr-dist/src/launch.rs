@@ -57,8 +57,9 @@ pub enum Launch {
 }
 
 /// Rank and size as launchers of MPI name them: Open MPI, and what speaks PMI (MPICH, Intel MPI, Slurm's `srun --mpi=pmi2`) or PMIx.
-const MPI_VARIABLES: [(&str, Option<&str>); 3] =
-    [("OMPI_COMM_WORLD_RANK", Some("OMPI_COMM_WORLD_SIZE")), ("PMI_RANK", Some("PMI_SIZE")), ("PMIX_RANK", None)];
+/// PMIx says it not; Slurm, which often speaks it, does.
+const MPI_VARIABLES: [(&str, &str); 3] =
+    [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"), ("PMIX_RANK", "SLURM_STEP_NUM_TASKS")];
 
 /// torchrun's port, where none is given.
 const PORT: &str = "29500";
@@ -81,8 +82,7 @@ impl Launch {
         };
         for (rank, size) in MPI_VARIABLES {
             if let Some(rank) = number(rank)? {
-                let size = size.map_or(Ok(None), number)?;
-                return Ok(Self::Mpi { rank: Some(rank), size });
+                return Ok(Self::Mpi { rank: Some(rank), size: number(size)? });
             }
         }
         let Some(size) = number("WORLD_SIZE")? else { return Ok(Self::Alone) };
@@ -158,8 +158,20 @@ pub fn join(backend: Option<Backend>) -> Result<Arc<dyn ProcessGroup>, DistError
 }
 
 #[cfg(feature = "mpi")]
-fn mpi(_: &Launch) -> Result<Arc<dyn ProcessGroup>, DistError> {
-    Ok(Arc::new(crate::mpi::Mpi::join()?))
+fn mpi(launch: &Launch) -> Result<Arc<dyn ProcessGroup>, DistError> {
+    let group = crate::mpi::Mpi::join()?;
+    match launch {
+        Launch::Mpi { size: Some(size), .. } if *size != group.size() => {
+            let found = group.size();
+            group.finish()?;
+            let what = format!(
+                "the launcher started {size} processes, but MPI knows of {found}: it is not the launcher of the MPI that this program \
+                 was built with"
+            );
+            Err(DistError::Launch { what })
+        }
+        _ => Ok(Arc::new(group)),
+    }
 }
 
 #[cfg(not(feature = "mpi"))]
@@ -211,6 +223,8 @@ mod tests {
         let open_mpi = of(&[("OMPI_COMM_WORLD_RANK", "2"), ("OMPI_COMM_WORLD_SIZE", "4")]).unwrap();
         assert_eq!(open_mpi, Launch::Mpi { rank: Some(2), size: Some(4) });
         assert_eq!(of(&[("PMIX_RANK", "3")]).unwrap(), Launch::Mpi { rank: Some(3), size: None });
+        let srun = of(&[("PMIX_RANK", "0"), ("SLURM_STEP_NUM_TASKS", "1")]).unwrap();
+        assert_eq!(srun, Launch::Mpi { rank: Some(0), size: Some(1) });
         let torchrun =
             of(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "node7"), ("LOCAL_RANK", "0")]).unwrap();
         let address = "node7:29500".to_owned();

@@ -13,7 +13,7 @@ pub struct Cost {
     pub calls: u64,
     /// Bytes that this process gave.
     pub bytes: u64,
-    /// How long this process stood still for it: the way of the bytes, and waiting for others that are slower.
+    /// How long this process stood still for it: the way of the bytes, waiting for others that are slower, and for what was asked before.
     pub waited: Duration,
 }
 

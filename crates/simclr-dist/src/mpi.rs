@@ -5,9 +5,9 @@
 //! their order to one another does not matter.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ pub struct Mpi {
     size: usize,
     calls: Sender<Call>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Whether the caller stands still for a large sum: then no core is taken from it.
+    stands_still: Arc<AtomicBool>,
 }
 
 impl Mpi {
@@ -63,6 +65,8 @@ impl Mpi {
     pub fn join() -> Result<Self, DistError> {
         let (calls, received) = channel();
         let (joined, place) = channel();
+        let stands_still = Arc::new(AtomicBool::new(false));
+        let caller = stands_still.clone();
         let run = move || {
             let Some((universe, threading)) = mpi::initialize_with_threading(Threading::Funneled) else {
                 let _ = joined.send(Err(DistError::Launch { what: "MPI was begun before in this process".into() }));
@@ -76,13 +80,13 @@ impl Mpi {
             let world = universe.world();
             let _ = joined.send(Ok((world.rank() as usize, world.size() as usize)));
             let small = world.duplicate();
-            let server = Server { small, large: world.duplicate(), calls: received };
+            let server = Server { small, large: world.duplicate(), calls: received, stands_still: caller };
             server.serve();
         };
         let thread = std::thread::Builder::new().name("mpi".into()).spawn(run);
         let thread = thread.map_err(|error| DistError::Launch { what: format!("no thread for MPI: {error}") })?;
         let (rank, size) = place.recv().map_err(|_| DistError::gone("MPI did not begin"))??;
-        Ok(Self { rank, size, calls, thread: Mutex::new(Some(thread)) })
+        Ok(Self { rank, size, calls, thread: Mutex::new(Some(thread)), stands_still })
     }
 
     fn ask<T>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<Receiver<T>, DistError> {
@@ -113,7 +117,13 @@ impl ProcessGroup for Mpi {
 
     fn start_sum(&self, values: Vec<f32>) -> Result<Pending, DistError> {
         let sums = self.ask(|answer| Call::StartSum(values, answer))?;
-        Ok(Pending::new(move || sums.recv().map_err(|_| DistError::gone("MPI has ended"))))
+        let stands_still = self.stands_still.clone();
+        Ok(Pending::new(move || {
+            stands_still.store(true, Ordering::Relaxed);
+            let sums = sums.recv().map_err(|_| DistError::gone("MPI has ended"));
+            stands_still.store(false, Ordering::Relaxed);
+            sums
+        }))
     }
 
     fn all_gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, DistError> {
@@ -149,6 +159,7 @@ struct Server {
     small: SimpleCommunicator,
     large: SimpleCommunicator,
     calls: Receiver<Call>,
+    stands_still: Arc<AtomicBool>,
 }
 
 /// Whether there is more to come.
@@ -186,7 +197,7 @@ impl Server {
                     self.large.immediate_all_reduce_into(scope, &values[..], &mut sums[..], SystemOperation::sum());
                 while let Err(not_yet) = request.test() {
                     request = not_yet;
-                    match self.calls.recv_timeout(LOOK) {
+                    match self.next() {
                         Ok(Call::StartSum(values, answer)) => waiting.push_back((values, answer)),
                         // Only after the sums that were asked for before.
                         Ok(Call::Finish) => more = More::No,
@@ -202,6 +213,18 @@ impl Server {
             let _ = answer.send(sums);
         }
         more
+    }
+
+    /// The next call, if one comes before it is time to look at a sum again.
+    fn next(&self) -> Result<Call, RecvTimeoutError> {
+        if !self.stands_still.load(Ordering::Relaxed) {
+            return self.calls.recv_timeout(LOOK);
+        }
+        std::thread::yield_now();
+        self.calls.try_recv().map_err(|error| match error {
+            TryRecvError::Empty => RecvTimeoutError::Timeout,
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        })
     }
 
     fn serve_small(&self, call: Call) -> More {

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::output::OutputArguments;
 pub(crate) use bench::{
     BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchKnnArguments,
-    BenchLossArguments, BenchScalingArguments, BenchStepArguments,
+    BenchLossArguments, BenchMessagesArguments, BenchScalingArguments, BenchStepArguments,
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
 pub(crate) use evaluation::{FinetuneArguments, ImageNetArguments, KnnArguments, LinearArguments};
@@ -59,6 +59,7 @@ impl Cli {
             Some(Command::Knn(arguments)) => Some(&arguments.dist),
             Some(Command::Embed(arguments)) => Some(&arguments.dist),
             Some(Command::Bench(BenchCommand::Step(arguments))) => Some(&arguments.dist),
+            Some(Command::Bench(BenchCommand::Messages(arguments))) => Some(&arguments.dist),
             Some(_) => None,
         }
     }

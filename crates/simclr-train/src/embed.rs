@@ -4,6 +4,7 @@ mod part;
 
 use std::ffi::OsStr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use simclr_model::Model;
 use simclr_ops::{Context, l2_normalize};
 
 use crate::cli::EmbedArguments;
+use crate::config::Config;
 use crate::convert::must_be_new;
 use crate::data_sets::{Opened, Place};
 use crate::evaluate::{BATCH, frozen};
@@ -25,8 +27,17 @@ use crate::ranks::Ranks;
 use crate::{Ending, Usage, checkpoint, machine};
 use part::{Of, Part};
 
-/// Embeds a split, or a shard of it, and writes the features.
-pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+/// What is embedded, by what, into what.
+struct Opening {
+    format: Format,
+    settings: Config,
+    weights: PathBuf,
+    model: Model,
+    set: Arc<dyn Pictures>,
+    of: Of,
+}
+
+fn open(arguments: &EmbedArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Opening> {
     let EmbedArguments { out, normalize, .. } = arguments;
     let format = format(arguments)?;
     let split = match arguments.split.as_deref() {
@@ -35,7 +46,9 @@ pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output
         Some(other) => return Err(Usage(format!("--split is {other}, expected train or test")).into()),
     };
     let shard = arguments.shard.as_deref().map(Shard::parse).transpose()?;
-    ranks.agree(must_be_new(out).map_err(anyhow::Error::from))?;
+    if ranks.is_first() {
+        must_be_new(out)?;
+    }
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
     machine::use_threads(arguments.machine.threads, ranks)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
@@ -52,7 +65,7 @@ pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output
     };
     let range = shard.map_or(Ok(0..whole.len()), |shard| shard.range(whole.len()))?;
     let set: Arc<dyn Pictures> = Arc::new(Subset::range(whole.clone(), range.clone())?);
-    let (len, width) = (set.len(), model.feature_width());
+    let width = model.feature_width();
     let of = Of {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         encoder_sha256: model.fingerprint()?,
@@ -69,6 +82,14 @@ pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output
         normalize: *normalize,
         width,
     };
+    Ok(Opening { format, weights, model, set, of, settings })
+}
+
+/// Embeds a split, or a shard of it, and writes the features.
+pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+    let EmbedArguments { out, normalize, .. } = arguments;
+    let Opening { format, settings, weights, model, set, of } = ranks.agree(open(arguments, ranks, output))?;
+    let (data, len, width) = (&settings.data, set.len(), of.width);
     let about = About {
         encoder_sha256: of.encoder_sha256.clone(),
         data: of.data.clone(),
@@ -77,11 +98,10 @@ pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output
         normalized: *normalize,
     };
     let rows = Rows { pictures: set.as_ref(), width, about };
-    features_file::check(format, &rows)?;
+    ranks.agree(features_file::check(format, &rows))?;
 
     let interrupt = Interrupt::listen()?;
-    ranks
-        .must_match("data set or encoder", &if ranks.is_alone() { String::new() } else { of.digest(set.as_ref())? })?;
+    ranks.must_match("data set or encoder", || of.digest(&set))?;
     // The first of several processes has the file.
     let mut part = None;
     let kept = ranks.first_tells(|| {
@@ -133,7 +153,7 @@ pub(crate) fn command(arguments: &EmbedArguments, ranks: &Ranks, output: &Output
     }
 
     let about = &rows.about;
-    let text = format!("{}: {len} features of {width} numbers from {data} ({split})", out.display());
+    let text = format!("{}: {len} features of {width} numbers from {data} ({})", out.display(), about.split);
     let object = json!({
         "out": out, "format": format.to_string(), "rows": len, "width": width, "data": data, "split": about.split,
         "shard": arguments.shard, "checkpoint": weights, "encoder_sha256": about.encoder_sha256,

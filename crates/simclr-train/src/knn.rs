@@ -1,7 +1,9 @@
 //! `simclr-train knn`: evaluate a checkpoint.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, bail};
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_data::Split;
 use simclr_model::Model;
@@ -19,8 +21,20 @@ use crate::run_folder::write_whole;
 use crate::table::Table;
 use crate::{Ending, Usage, machine};
 
-/// Classifies a split by its neighbours in the training split.
-pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+/// What is evaluated, and with what.
+struct Opened {
+    settings: Config,
+    weights: PathBuf,
+    model: Model,
+    imagenet: Option<ImageNet>,
+    device: Device,
+    sets: KnnSets,
+    classes: Vec<String>,
+    k: usize,
+    temperature: f64,
+}
+
+fn open(arguments: &KnnArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Opened> {
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
     let Config { data, subset, .. } = settings.clone();
     let split = match arguments.split.as_deref() {
@@ -45,8 +59,21 @@ pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) 
     let Some(sets) = KnnSets::last(&bank, queries, &settings, output)? else {
         bail!("{data} has no labels, and kNN votes by them");
     };
-    ranks.must_match("data set", &if ranks.is_alone() { String::new() } else { data_sets::digest(bank.as_ref())? })?;
+    let classes = bank.classes().to_vec();
+    Ok(Opened { settings, weights, model, imagenet, device, sets, classes, k, temperature })
+}
+
+/// Classifies a split by its neighbours in the training split.
+pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+    let Opened { settings, weights, model, imagenet, device, sets, classes, k, temperature } =
+        ranks.agree(open(arguments, ranks, output))?;
+    let data = &settings.data;
+    ranks.must_match("data set", || data_sets::digest(&sets.bank))?;
+    ranks.must_match("set of queries", || data_sets::digest(&sets.queries))?;
     ranks.must_have_one_model(&model, "at the start")?;
+    if let Some(imagenet) = &imagenet {
+        ranks.must_have_one_model(&imagenet.model, "of --imagenet")?;
+    }
     let sets = sets.over(ranks);
     let protocols = sets.protocols(k, temperature, output);
     let test = |sets: &KnnSets, model: &Model, title: &str| {
@@ -57,7 +84,10 @@ pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) 
     let mut columns = Vec::new();
     if !arguments.no_baselines {
         let random = Model::new(model.config(), settings.seed, DType::F32, &device, &Context::new())?;
-        columns.push(("raw pixels", sets.test_raw_pixels(&protocols, output)?));
+        // The pixels of all are more than the others should hold: they wait for its results with the next encoder.
+        if ranks.is_first() {
+            columns.push(("raw pixels", sets.alone().test_raw_pixels(&protocols, output)?));
+        }
         columns.push(("random encoder", test(&sets, &random, "random")?));
     }
     if let Some(ImageNet { model, transform }) = imagenet {
@@ -68,7 +98,7 @@ pub(crate) fn command(arguments: &KnnArguments, ranks: &Ranks, output: &Output) 
     let results = test(&sets, &model, "trained")?;
 
     let mut object = to_json(&results[0]);
-    add_classes(&mut object, &results[0].confusion, bank.classes());
+    add_classes(&mut object, &results[0].confusion, &classes);
     object["checkpoint"] = json!(weights);
     object["encoder_sha256"] = json!(fingerprint);
     object["command"] = json!(output.command());

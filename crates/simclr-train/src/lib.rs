@@ -90,18 +90,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too, with status 0. A closed pipe is nobody's problem.
-            let _ = error.print();
+            if Ranks::is_first_by_launcher() {
+                let _ = error.print();
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     let output = Output::new(cli.output(), typed(&arguments));
-    let backend = cli.dist().and_then(|arguments| arguments.dist.as_deref());
-    let ranks = match Ranks::join(backend, output.command()) {
+    let mut ranks = match Ranks::join(cli.dist().map(|arguments| arguments.dist.as_deref())) {
         Ok(ranks) => ranks,
         Err(error) => return ExitCode::from(Ranks::cannot_join(&error, &output)),
     };
     let output = if ranks.is_first() { output } else { output.silent() };
-    let ended = dispatch(&cli, &ranks, &output).and_then(|ending| ranks.finish().map(|()| ending));
+    let ended = ranks.introduce(output.command()).and_then(|()| dispatch(&cli, &ranks, &output));
+    let ended = ended.and_then(|ending| ranks.finish().map(|()| ending));
     match ended {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(130),
@@ -121,9 +123,6 @@ fn typed(arguments: &[OsString]) -> String {
 }
 
 fn dispatch(cli: &Cli, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
-    if cli.dist().is_none() {
-        ranks.must_be_alone()?;
-    }
     match &cli.command {
         None => pretrain::command(&cli.quick, true, ranks, output),
         Some(Command::Pretrain(arguments)) => pretrain::command(arguments, false, ranks, output),

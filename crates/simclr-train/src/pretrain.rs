@@ -38,13 +38,23 @@ pub(crate) fn command(
     let quick = quick && arguments.preset.is_none() && arguments.config.is_none();
     let Plan { config, given, saved, finished } = ranks.first_tells(|| Plan::of(arguments, quick, ranks.count()))?;
     if let Some(path) = arguments.run.as_ref().filter(|_| finished) {
-        return summary::already_finished(&RunFolder::at(path), output);
+        // It may be where only the first of several processes can see it.
+        return if ranks.is_first() {
+            summary::already_finished(&RunFolder::at(path), output)
+        } else {
+            Ok(Ending::Done)
+        };
     }
     let resumed = saved.is_some();
     let opened = Opening { config, given, resumed, ranks }.open(arguments, output);
-    let Pictured { config, device, train, test, bad, loader } = ranks.agree(opened)?;
-    ranks.must_match("data set", &if ranks.is_alone() { String::new() } else { data_sets::digest(train.as_ref())? })?;
-    let steps = steps_per_epoch(&config, &loader)?;
+    let Pictured { config, device, train, test, bad, loader, steps } = ranks.agree(opened)?;
+    ranks.must_match("data set", || data_sets::digest(&train))?;
+    ranks.must_match("test split", || test.as_ref().map_or_else(|| Ok("none".into()), data_sets::digest))?;
+    // What the pictures had their say in.
+    ranks.must_match("view of its pictures", || {
+        let Config { size, stem, normalization, .. } = &config;
+        Ok(format!("{size} pixels, the {stem} stem, normalised by {normalization:?}"))
+    })?;
 
     let mut lock = None;
     let path = ranks.first_tells(|| {
@@ -78,6 +88,7 @@ pub(crate) fn command(
             "{count} processes, each with {own} pictures of a batch and {} threads; batch norm over {norm}",
             rayon::current_num_threads()
         ));
+        ranks.idle().iter().for_each(|remark| output.say(remark));
     }
     if !resumed {
         output.say(format!(
@@ -181,6 +192,8 @@ struct Pictured {
     test: Option<Arc<dyn Pictures>>,
     bad: Vec<Bad>,
     loader: Loader,
+    /// Steps of an epoch.
+    steps: u64,
 }
 
 impl Opening<'_> {
@@ -189,15 +202,19 @@ impl Opening<'_> {
         machine::use_threads(arguments.machine.threads, ranks)?;
         let device = machine::device(&config.device)?;
         let place = Place::of(&config, arguments.data.cache.as_deref());
-        let opened = config.data.train(place, config.subset, output)?;
-        let test = config.data.test(place, None, output)?;
+        let open = || -> anyhow::Result<_> {
+            Ok((config.data.train(place, config.subset, output)?, config.data.test(place, None, output)?))
+        };
+        // What the first one decodes, the others find in the cache.
+        let (opened, test) = if arguments.data.cache.is_some() { ranks.one_by_one(open)?? } else { open()? };
         if resumed {
             opened.must_be(&config)?;
         }
         let config = if resumed { config.clone() } else { config.clone().fitted(given, &opened)? };
         let (train, bad) = (opened.pictures, opened.bad);
         let loader = loader(&config, &train, arguments.workers, ranks)?;
-        Ok(Pictured { config, device, train, test, bad, loader })
+        let steps = steps_per_epoch(&config, &loader)?;
+        Ok(Pictured { config, device, train, test, bad, loader, steps })
     }
 }
 

@@ -5,6 +5,8 @@ mod equal;
 mod meeting;
 mod tensors;
 
+pub(crate) use tensors::BUCKET;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub(crate) struct Ranks {
     host: String,
     /// How many of them share its cores.
     on_these_cores: usize,
+    /// What is to be said of the cores that they do not use.
+    idle: Option<String>,
 }
 
 /// What went wrong, known to all: the first of them says it, and each ends by itself.
@@ -58,7 +62,7 @@ impl Ranks {
 
     /// The processes of a group, which all are on machines of their own.
     pub(crate) fn of(group: Arc<dyn ProcessGroup>) -> Self {
-        Self { group, host: String::new(), on_these_cores: 1 }
+        Self { group, host: String::new(), on_these_cores: 1, idle: None }
     }
 
     /// The same over another group, which is made of theirs.
@@ -93,6 +97,23 @@ impl Ranks {
     pub(crate) fn threads(&self) -> Option<usize> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (self.on_these_cores > 1).then(|| (cores / self.on_these_cores).max(1))
+    }
+
+    /// What is to be said of the cores that they do not use.
+    pub(crate) fn idle(&self) -> Option<&str> {
+        self.idle.as_deref()
+    }
+
+    /// What `run` makes of something that all of them work on: the first before the others, who find what it left.
+    pub(crate) fn one_by_one<T>(&self, run: impl FnOnce() -> T) -> anyhow::Result<T> {
+        if !self.is_first() {
+            self.group.barrier()?;
+        }
+        let made = run();
+        if self.is_first() {
+            self.group.barrier()?;
+        }
+        Ok(made)
     }
 
     /// Which of `len` things are this one's.
@@ -182,12 +203,13 @@ impl Ranks {
     /// Makes sure that `own`, which is `what`, is the same on all of them.
     ///
     /// # Errors
-    /// [`Agreed`], which names the first that differs.
-    pub(crate) fn must_match(&self, what: &str, own: &str) -> anyhow::Result<()> {
+    /// [`Agreed`], which names the first that differs, or those on which it could not be had.
+    pub(crate) fn must_match(&self, what: &str, own: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
         if self.is_alone() {
             return Ok(());
         }
-        let all = self.gather(&(self.name(), own.to_owned()))?;
+        let own = self.agree(own())?;
+        let all = self.gather(&(self.name(), own))?;
         let (first, expected) = &all[0];
         let Some((name, found)) = all.iter().find(|(_, found)| found != expected) else { return Ok(()) };
         let message = format!("{name} has another {what} than {first}: {found}, where {first} has {expected}");
@@ -236,8 +258,10 @@ pub(crate) mod tests {
             let own = if ranks.rank() == 1 { Err(anyhow::anyhow!("no such file")) } else { Ok(()) };
             let one = ranks.agree(own).unwrap_err().to_string();
             let all = ranks.agree::<()>(Err(anyhow::anyhow!("no such flag"))).unwrap_err().to_string();
-            ranks.must_match("data set", "shapes").unwrap();
-            let other = ranks.must_match("data set", if ranks.rank() == 2 { "cats" } else { "dogs" }).unwrap_err();
+            ranks.must_match("data set", || Ok("shapes".into())).unwrap();
+            let own = if ranks.rank() == 2 { "cats" } else { "dogs" };
+            let other = ranks.must_match("data set", || Ok(own.into())).unwrap_err();
+            assert_eq!(ranks.one_by_one(|| 7).unwrap(), 7);
             (one, all, other.to_string())
         });
         for (one, all, other) in told {

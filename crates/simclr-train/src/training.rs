@@ -392,8 +392,9 @@ impl<'a> Training<'a> {
         let mut step = || -> anyhow::Result<Duration> {
             let began = Instant::now();
             let contrasted = self.contrast.run(&model, &optimizer, [&batch.left, &batch.right])?;
-            if let Some(gradients) = &contrasted.gradients {
-                optimizer.apply(gradients, 1.0)?;
+            if let Some(gradients) = contrasted.gradients {
+                let own = config.batch / self.ranks.count();
+                optimizer.apply(&self.contrast.complete(gradients, own)?, 1.0)?;
             }
             Ok(began.elapsed())
         };
@@ -406,6 +407,7 @@ impl<'a> Training<'a> {
         let per_picture = began.elapsed().div_f64(pictures.dim(0)? as f64);
         let batches = self.schedule.steps * config.accumulate as u64;
         let embedded = 2 * (train.len() + test) + self.monitor.pictures_in_all(config.epochs);
+        let embedded = embedded.div_ceil(self.ranks.count());
         Ok(times[1].mul_f64(batches as f64) + per_picture.mul_f64(embedded as f64))
     }
 }

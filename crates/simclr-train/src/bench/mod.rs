@@ -6,6 +6,7 @@ mod epoch;
 mod infer;
 mod knn;
 mod loss;
+mod messages;
 mod scaling;
 mod step;
 
@@ -28,6 +29,7 @@ pub(crate) fn command(command: &BenchCommand, ranks: &Ranks, output: &Output) ->
         BenchCommand::Loss(arguments) => loss::command(arguments, output),
         BenchCommand::Knn(arguments) => knn::command(arguments, output),
         BenchCommand::Epoch(arguments) => epoch::command(arguments, output),
+        BenchCommand::Messages(arguments) => messages::command(arguments, ranks, output),
         BenchCommand::Scaling(arguments) => scaling::command(arguments, output),
     }
 }

@@ -9,6 +9,7 @@ use simclr_model::{Model, ModelConfig};
 use crate::cli::BenchScalingArguments;
 use crate::config::arch;
 use crate::output::Output;
+use crate::ranks::BUCKET;
 use crate::table::Table;
 use crate::{Ending, Usage};
 use candle_core::{DType, Device};
@@ -71,7 +72,10 @@ struct Step {
 const BACKWARD: f64 = 2.0 / 3.0;
 
 /// Bytes of the last bucket of gradients, which no backward pass hides.
-const LAST_BUCKET: f64 = 4e6;
+const LAST_BUCKET: f64 = BUCKET as f64;
+
+/// Bytes of all together up to which a small sum is a gather, whose parts each adds for itself, as `simclr_dist` does it.
+const MOST_GATHERED: f64 = (1 << 20) as f64;
 
 impl Cluster {
     /// How often a message is passed on until all of `count` have it, in seconds of latency: by trees inside and between machines.
@@ -91,6 +95,11 @@ impl Cluster {
         2.0 * self.latency(count) + 2.0 * share * bytes / self.bandwidth(count)
     }
 
+    /// Sums of few numbers.
+    fn small_sum(&self, count: usize, bytes: f64) -> f64 {
+        if count as f64 * bytes <= MOST_GATHERED { self.gather(count, bytes) } else { self.sum(count, bytes) }
+    }
+
     /// The bytes of each to all.
     fn gather(&self, count: usize, bytes: f64) -> f64 {
         self.latency(count) + (count - 1) as f64 * bytes / self.bandwidth(count)
@@ -108,7 +117,7 @@ impl Work {
         let loss = 3.0 * 2.0 * views * views * (count - 1) as f64 * self.dim as f64 / self.loss_rate;
         // Two numbers a channel and group, forward and backward.
         let bytes = 8.0 * (2 * self.channels * self.groups) as f64 / self.batch_norms.max(1) as f64;
-        let batch_norm = if sync { 2.0 * self.batch_norms as f64 * cluster.sum(count, bytes) } else { 0.0 };
+        let batch_norm = if sync { 2.0 * self.batch_norms as f64 * cluster.small_sum(count, bytes) } else { 0.0 };
         let rows = cluster.gather(count, 4.0 * views * self.dim as f64);
         let sums = cluster.gather(count, 16.0 * views);
         let all = cluster.sum(count, 4.0 * self.parameters as f64);
@@ -232,6 +241,10 @@ mod tests {
         // Half of a megabyte there, half of it back.
         assert!((cluster.sum(2, 1e6) - (2e-5 + 1e-3)).abs() < 1e-12);
         assert!((cluster.gather(4, 1e6) - (2e-5 + 3e-3)).abs() < 1e-12);
+        assert_eq!(
+            (cluster.small_sum(4, 1e5), cluster.small_sum(4, 1e6)),
+            (cluster.gather(4, 1e5), cluster.sum(4, 1e6))
+        );
         assert!((cluster.gather(8, 1e6) - (2e-5 + 1e-4 + 7e-2)).abs() < 1e-12, "through the narrowest wire");
     }
 
@@ -241,8 +254,8 @@ mod tests {
         let alone = work().on(&cluster, 1, true);
         assert_eq!(alone.total(), 0.1);
         let two = work().on(&cluster, 2, true);
-        // 4 MB in 4 ms behind 67 ms of backward: the last bucket is what is left.
-        assert!((two.gradients - cluster.sum(2, LAST_BUCKET)).abs() < 1e-12);
+        // 4 MB in 4 ms behind 67 ms of backward: the last bucket is what is left, here all of it.
+        assert!((two.gradients - cluster.sum(2, 4e6)).abs() < 1e-12);
         let slow = Cluster { inside: Link { bandwidth: 1e7, ..LINK }, ..cluster };
         assert!(
             (work().on(&slow, 2, true).gradients - (slow.sum(2, 4e6) - 0.1 * BACKWARD).max(slow.sum(2, 4e6))).abs()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_dist::Measured;
 use simclr_model::{Model, ModelConfig};
@@ -20,7 +20,8 @@ use crate::ranks::Ranks;
 use crate::table::Table;
 use crate::{Ending, machine};
 
-pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+/// The settings that were typed, checked.
+fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Config, Device)> {
     let config = Config {
         arch: arguments.model.arch.clone(),
         width: arguments.model.width,
@@ -33,10 +34,16 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
     config.validate()?;
     config.validate_for(ranks.count())?;
     at_least_one("--steps", arguments.steps)?;
+    arch(&config.arch)?;
     machine::use_threads(arguments.machine.threads, ranks)?;
+    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    Ok((config, device))
+}
+
+pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
+    let (config, device) = ranks.agree(settings(arguments, ranks))?;
     let measured = Arc::new(Measured::new(ranks.group().clone()));
     let ranks = &ranks.over(|_| measured.clone());
-    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
     let profile = Arc::new(Profile::default());
     let ctx = ranks.context(config.context(), config.sync_bn);
@@ -60,7 +67,7 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
         let contrasted = contrast.run(&model, &optimizer, [&left, &right])?;
         loss_time += contrasted.loss_time;
         if let Some(gradients) = contrasted.gradients {
-            optimizer.apply(&gradients, 1.0)?;
+            optimizer.apply(&contrast.complete(gradients, own)?, 1.0)?;
         }
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());

@@ -19,6 +19,8 @@ pub(crate) enum BenchCommand {
     Knn(BenchKnnArguments),
     /// Time training from pictures to update, and the share of it that waits for the loader
     Epoch(BenchEpochArguments),
+    /// Time sums and gathers between the processes that were started
+    Messages(BenchMessagesArguments),
     /// Predict a step on 1 to 256 processes from one process's step and what messages cost
     Scaling(BenchScalingArguments),
 }
@@ -33,6 +35,7 @@ impl BenchCommand {
             Self::Loss(arguments) => arguments.output,
             Self::Knn(arguments) => arguments.output,
             Self::Epoch(arguments) => arguments.output,
+            Self::Messages(arguments) => arguments.output,
             Self::Scaling(arguments) => arguments.output,
         }
     }
@@ -79,6 +82,17 @@ pub(crate) struct BenchStepArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct BenchMessagesArguments {
+    /// How often each is timed, after three times that are not
+    #[arg(long, value_name = "N", default_value_t = 21)]
+    pub(crate) repeats: usize,
+    #[command(flatten)]
+    pub(crate) dist: DistArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct BenchScalingArguments {
     /// resnet18, resnet34 or resnet50
     #[arg(long, default_value = "resnet50")]
@@ -92,7 +106,7 @@ pub(crate) struct BenchScalingArguments {
     /// What a step of one process on so many pictures takes, in milliseconds: as `bench step` measures it
     #[arg(long, value_name = "MS")]
     pub(crate) step_ms: f64,
-    /// Products of the loss, in billions of operations a second: 24 · n² · d over the time that `bench loss` measures
+    /// Products of the loss, in billions of operations a second: 20 · n² · d over the time that `bench loss` measures of n pictures
     #[arg(long, value_name = "N")]
     pub(crate) loss_gflops: f64,
     /// Whether batch norm is over the pictures of all processes

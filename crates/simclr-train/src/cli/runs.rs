@@ -14,7 +14,7 @@ pub(crate) struct MachineArguments {
     /// auto, cpu or cuda[:n] [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
-    /// Compute threads; results do not depend on it [default: all cores]
+    /// Compute threads; results do not depend on it [default: all cores; of several processes on them its part]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
 }

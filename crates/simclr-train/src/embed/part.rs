@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ impl Of {
     ///
     /// # Errors
     /// If a picture cannot be read.
-    pub(super) fn digest(&self, set: &dyn Pictures) -> anyhow::Result<String> {
+    pub(super) fn digest(&self, set: &Arc<dyn Pictures>) -> anyhow::Result<String> {
         Ok(format!("{}, encoder {}", data_sets::digest(set)?, &self.encoder_sha256[..16]))
     }
 }

@@ -1,11 +1,12 @@
 //! How processes come together, and how they part.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use simclr_dist::{Backend, DistError};
+use simclr_dist::{Backend, DistError, Launch};
 
 use super::{Agreed, Ranks};
 use crate::Usage;
@@ -23,12 +24,22 @@ struct Introduction {
 }
 
 impl Ranks {
-    /// Joins the processes that were started together with this one, to do what was typed: `command`.
+    /// Joins the processes that were started together with this one, over the backend that was typed if one was; `dist` is none of a
+    /// command that is one process's work.
     ///
     /// # Errors
-    /// [`Usage`] for an unknown `backend`; [`Agreed`] if one of them is another program or was asked for something else; what the
-    /// launcher and the transport report.
-    pub(crate) fn join(backend: Option<&str>, command: &str) -> anyhow::Result<Self> {
+    /// [`Usage`] for an unknown backend; [`Agreed`] if several were started to do one's work; what the launcher and the transport report.
+    pub(crate) fn join(dist: Option<Option<&str>>) -> anyhow::Result<Self> {
+        let Some(backend) = dist else {
+            // A launcher's variables that make no sense are no reason not to do it.
+            let count = Launch::found().map_or(1, |launch| launch.size());
+            if count == 1 {
+                return Ok(Self::alone());
+            }
+            let message =
+                format!("this command is the work of one process, but {count} were started: start it by itself");
+            return Err(Agreed { message, is_usage: true }.into());
+        };
         let backend = match backend {
             None | Some("auto") => None,
             Some(name) => Some(
@@ -36,44 +47,42 @@ impl Ranks {
                     .map_err(|_| Usage(format!("--dist is {name}, expected auto, none, mpi or nccl")))?,
             ),
         };
-        let group = simclr_dist::join(backend)?;
-        if group.size() == 1 {
-            return Ok(Self::of(group));
-        }
-        let own = Introduction { host: host(), cores: cores() };
-        let ranks = Self { host: own.host.clone(), ..Self::of(group) };
-        let all = ranks.gather(&own)?;
-        let beside = |other: &&Introduction| other.host == own.host && other.cores == own.cores;
-        let ranks = Self { on_these_cores: all.iter().filter(beside).count(), ..ranks };
-        ranks.must_match("program", &ranks.agree(program())?)?;
-        ranks.must_match("command line", command)?;
-        Ok(ranks)
+        Ok(Self::of(simclr_dist::join(backend)?))
     }
 
-    /// Refuses a command that is one process's work.
+    /// Learns who the others are, and that they are the same program and do the same: `command`.
     ///
     /// # Errors
-    /// [`Agreed`] if they are several.
-    pub(crate) fn must_be_alone(&self) -> anyhow::Result<()> {
+    /// [`Agreed`] if they are not.
+    pub(crate) fn introduce(&mut self, command: &str) -> anyhow::Result<()> {
         if self.is_alone() {
             return Ok(());
         }
-        let message =
-            format!("this command is the work of one process, but {} were started: start it by itself", self.count());
-        Err(Agreed { message, is_usage: true }.into())
+        let own = Introduction { host: host(), cores: cores() };
+        self.host = own.host.clone();
+        let all = self.gather(&own)?;
+        let here = || all.iter().filter(|other| other.host == own.host);
+        self.on_these_cores = here().filter(|other| other.cores == own.cores).count();
+        self.idle = idle(here().count(), here().map(|other| other.cores.as_str()), machine_cores());
+        self.must_match("program", program)?;
+        self.must_match("command line", || Ok(command.to_owned()))
+    }
+
+    /// Whether this is the process that speaks, as far as a launcher says: before they know each other.
+    pub(crate) fn is_first_by_launcher() -> bool {
+        Launch::found().map_or(true, |launch| launch.rank() == 0)
     }
 
     /// Says why the processes did not come together, once if all know of one another, and gives the exit status.
     pub(crate) fn cannot_join(error: &anyhow::Error, output: &Output) -> u8 {
         // What is wrong with the build or with what was typed is wrong on all of them.
-        let is_first = simclr_dist::Launch::found().is_ok_and(|launch| launch.rank() == 0);
-        let is_everybody_s = error.is::<Usage>()
-            || error.is::<Agreed>()
-            || matches!(error.downcast_ref(), Some(DistError::Launch { .. }));
-        if is_first || !is_everybody_s {
+        let agreed = error.downcast_ref::<Agreed>();
+        let is_everybody_s =
+            error.is::<Usage>() || agreed.is_some() || matches!(error.downcast_ref(), Some(DistError::Launch { .. }));
+        if Self::is_first_by_launcher() || !is_everybody_s {
             output.error(error);
         }
-        if error.is::<Usage>() { 2 } else { 1 }
+        if error.is::<Usage>() || agreed.is_some_and(|agreed| agreed.is_usage) { 2 } else { 1 }
     }
 
     /// Ends the work of all of them with an error of this one: an exit status that this process is to end with, or no return at all.
@@ -82,6 +91,8 @@ impl Ranks {
         let status = if error.is::<Usage>() || agreed.is_some_and(|agreed| agreed.is_usage) { 2 } else { 1 };
         if self.is_alone() {
             output.error(error);
+            // One process of MPI has to take its leave as well.
+            let _ = self.group.finish();
             return status;
         }
         if agreed.is_some() {
@@ -108,6 +119,31 @@ impl Ranks {
     }
 }
 
+/// What is to be said of cores that the processes of a machine leave alone: launchers bind each to one core, if nobody says otherwise.
+fn idle<'a>(ranks: usize, lists: impl Iterator<Item = &'a str>, cores: usize) -> Option<String> {
+    let used: BTreeSet<usize> = lists.flat_map(listed).collect();
+    (2 * used.len() <= cores && !used.is_empty()).then(|| {
+        format!(
+            "{ranks} processes on this machine may use {} of its {cores} cores: `mpirun --bind-to none`, or `--map-by ppr:1:socket --bind-to socket`, gives them more",
+            used.len()
+        )
+    })
+}
+
+/// The cores of a list as the system writes it: `0-3,8`.
+fn listed(list: &str) -> Vec<usize> {
+    let part = |part: &str| -> Option<Vec<usize>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.trim().parse().ok()?..=last.trim().parse().ok()?).collect())
+    };
+    list.split(',').filter_map(part).flatten().collect()
+}
+
+/// Cores that the machine has; 0 where the system does not tell.
+fn machine_cores() -> usize {
+    std::fs::read_to_string("/sys/devices/system/cpu/online").map_or(0, |list| listed(&list).len())
+}
+
 fn host() -> String {
     let name =
         std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
@@ -126,4 +162,18 @@ fn program() -> anyhow::Result<String> {
     let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
     let hash: String = Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{} (build {hash})", crate::config::program()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_counted_where_processes_leave_most_alone() {
+        assert_eq!((listed("0-3,8"), listed(""), listed("7\n")), (vec![0, 1, 2, 3, 8], vec![], vec![7]));
+        let told = idle(2, ["0", "1"].into_iter(), 64).unwrap();
+        assert!(told.starts_with("2 processes on this machine may use 2 of its 64 cores"), "{told}");
+        assert!(idle(2, ["0-31", "32-63"].into_iter(), 64).is_none() && idle(2, ["0", "1"].into_iter(), 2).is_none());
+        assert!(idle(2, ["", ""].into_iter(), 0).is_none());
+    }
 }

@@ -1,6 +1,6 @@
 //! Tensors between processes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor, TensorId, Var};
@@ -13,7 +13,7 @@ use super::{Agreed, Ranks};
 
 /// Bytes of a bucket of gradients: large enough that what it costs to begin one vanishes, small enough that the first goes long before
 /// the last is full. Those of PyTorch are 25 MiB; these go over slower wires too.
-const BUCKET: usize = 4 << 20;
+pub(crate) const BUCKET: usize = 4 << 20;
 
 impl Ranks {
     /// Gradients of `loss`, summed over all of them while the backward pass still runs.
@@ -33,10 +33,15 @@ impl Ranks {
         let mut buckets =
             buckets.ok_or_else(|| anyhow::anyhow!("somebody still listens to a backward pass that is over"))?;
         let sent: Vec<TensorId> = buckets.keys().copied().collect();
+        let heard: HashSet<TensorId> = sent.iter().copied().collect();
+        anyhow::ensure!(
+            heard.len() == sent.len(),
+            "a gradient was handed over in parts: the encoder ran more than once"
+        );
         let parameters: HashMap<TensorId, &Var> =
             model.parameters().iter().map(|(_, var)| (var.as_tensor().id(), var)).collect();
         // In the order of their names: one for all.
-        for (_, var) in model.parameters().iter().filter(|(_, var)| !sent.contains(&var.as_tensor().id())) {
+        for (_, var) in model.parameters().iter().filter(|(_, var)| !heard.contains(&var.as_tensor().id())) {
             if let Some(gradient) = store.get(var) {
                 add(&mut buckets, var.as_tensor().id(), gradient)?;
             }
@@ -133,7 +138,7 @@ impl Ranks {
         if self.is_alone() {
             return Ok(());
         }
-        let matched = self.must_match("model", &model.fingerprint()?);
+        let matched = self.must_match("model", || Ok(model.fingerprint()?));
         matched.map_err(|error| match error.downcast::<Agreed>() {
             Ok(agreed) => Agreed { message: format!("{when}, {agreed}"), is_usage: false }.into(),
             Err(error) => error,
