@@ -12,6 +12,7 @@ has written down. PyTorch trains on these three times: in float32 with the maps 
 difference but rounding, and in float64. Float32 drifts away from float64, the more the longer and the higher the
 learning rate, in PyTorch as well: so the question is whether the program stays as near as PyTorch's own float32.
 (A first loss that is far off means that the views are of other settings than the program was given.)
+With --launcher the program is many processes, each with a part of every batch.
 
 Exit status 1 if the program's largest distance from float64 is over 3 times that of PyTorch's float32, the larger of
 the two (or 1e-6, if that is larger: two units in the last place of a loss near 4). Needs torch, torchvision,
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--subset", type=int, default=TRAINING_PICTURES)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--launcher", default="", help='starts the program in many processes, as "mpirun -n 2"')
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both, one after the other")
     parser.add_argument("--out", type=Path, required=True, help="all losses, as JSON")
     args = parser.parse_args()
@@ -76,7 +78,8 @@ def losses_of_program(args: argparse.Namespace, weights: Path, run: Path) -> lis
         "--max-steps": args.steps, "--log-every": 1, "--knn-every": 0, "--checkpoint-every": epochs,
         "--device": "cpu", "--threads": args.threads, "--run": run,
     }  # fmt: skip
-    command = [args.program, "pretrain", "--json", *(word for option in options.items() for word in option)]
+    words = (word for option in options.items() for word in option)
+    command = [*args.launcher.split(), args.program, "pretrain", "--json", *words]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE)
     if done.returncode != 0:
         sys.exit(f"{args.program} ended with status {done.returncode}")
