@@ -169,3 +169,41 @@ fn of_bytes(bytes: &[u8], dtype: DType, dims: &[usize]) -> anyhow::Result<Tensor
         other => anyhow::bail!("no tensors of type {other:?} go between processes"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::on_ranks;
+    use super::*;
+    use simclr_model::{Arch, ModelConfig};
+    use simclr_ops::Context;
+
+    #[test]
+    fn the_first_one_s_model_and_rows_come_to_all() {
+        let told = on_ranks(3, |ranks| {
+            // Each begins elsewhere, and its optimizer remembers something else.
+            let (rank, config) = (ranks.rank(), ModelConfig { width: 4, ..ModelConfig::new(Arch::ResNet18) });
+            let model = Model::new(&config, rank as u64, DType::F32, &Device::Cpu, &Context::new()).unwrap();
+            let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &Context::new()).unwrap();
+            let mut store = model.parameters()[0].1.as_tensor().sum_all().unwrap().backward().unwrap();
+            for (_, var) in model.parameters() {
+                store.insert(var, (var.ones_like().unwrap() * (1.0 + rank as f64)).unwrap());
+            }
+            optimizer.step(&store).unwrap();
+            let apart = ranks.must_have_one_model(&model, "at first").unwrap_err().to_string();
+            ranks.spread(&model, &mut optimizer).unwrap();
+            ranks.must_have_one_model(&model, "at last").unwrap();
+            let moment = optimizer.state()["exp_avg.f.0.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+
+            let own = Tensor::full(rank as f32, (rank + 1, 2), &Device::Cpu).unwrap();
+            let rows = ranks.rows(&own).unwrap().to_vec2::<f32>().unwrap();
+            let some = ranks.some_rows((rank == 1).then_some(&own), 2).unwrap().to_vec2::<f32>().unwrap();
+            (apart, moment, rows, some)
+        });
+        for (apart, moment, rows, some) in told {
+            assert!(apart.starts_with("at first, rank 1 of 3 () has another model than rank 0"), "{apart}");
+            assert!((moment - 0.1).abs() < 1e-6, "a tenth of the first one's gradient: {moment}");
+            assert_eq!(rows, [[0.0; 2], [1.0; 2], [1.0; 2], [2.0; 2], [2.0; 2], [2.0; 2]]);
+            assert_eq!(some, [[1.0; 2]; 2]);
+        }
+    }
+}
