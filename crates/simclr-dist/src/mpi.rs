@@ -173,8 +173,7 @@ impl Server {
     fn serve(&self) {
         loop {
             let more = match self.calls.recv() {
-                Ok(Call::StartSum(values, answer)) => self.sum_large(values, answer),
-                Ok(call) => self.serve_small(call),
+                Ok(call) => self.serve_one(call),
                 // Whoever held the other end is gone without a word: the others must not wait for it.
                 Err(_) => self.small.abort(1),
             };
@@ -202,7 +201,7 @@ impl Server {
                         // Only after the sums that were asked for before.
                         Ok(Call::Finish) => more = More::No,
                         Ok(call) => {
-                            self.serve_small(call);
+                            self.serve_one(call);
                         }
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => self.large.abort(1),
@@ -227,7 +226,7 @@ impl Server {
         })
     }
 
-    fn serve_small(&self, call: Call) -> More {
+    fn serve_one(&self, call: Call) -> More {
         match call {
             Call::Sum(values, answer) => {
                 let _ = answer.send(self.sum_small(values));

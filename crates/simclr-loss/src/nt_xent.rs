@@ -265,7 +265,10 @@ impl<T: Element> Views<T> {
             (Some(symmetric), Some(_)) => symmetric.terms_of(&self.tiles(), |i| self.positive_of(i)),
             (None, _) => self.terms(),
         };
-        let terms = all.map_or(Ok(own.clone()), |all| all.complete(&own))?;
+        let terms = match all {
+            None => own,
+            Some(all) => all.complete(&own)?,
+        };
         let total: f64 = terms.iter().map(|(log_sum, positive)| log_sum - positive).sum();
         Ok((total / self.count() as f64, terms.into_iter().map(|(log_sum, _)| log_sum).collect()))
     }

@@ -25,7 +25,6 @@ use crate::linear::LinearTest;
 use crate::metrics::{self, Event};
 use crate::monitor::Monitor;
 use crate::output::Output;
-use crate::ranks::Ranks;
 use crate::run_folder::{RunFolder, write_whole};
 use crate::{Ending, Usage, machine, pretrain, settings, summary};
 
@@ -70,7 +69,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
         None => Experiment::new(arguments, output)?,
     };
     experiment.validate()?;
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&experiment.training.device)?;
     let place = Place::of(&experiment.training, None);
     let train = DataSet::Cifar10.train(place, experiment.subset, output)?.pictures;

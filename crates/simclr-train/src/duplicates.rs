@@ -14,7 +14,6 @@ use crate::cli::DuplicatesArguments;
 use crate::features_file::{self, FeaturesFile};
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::ranks::Ranks;
 use crate::run_folder::write_whole;
 use crate::thumbnails::Thumbnails;
 use crate::{Ending, Usage, machine};
@@ -35,7 +34,7 @@ pub(crate) fn command(arguments: &DuplicatesArguments, output: &Output) -> anyho
     }
     can_be_written("--out", out.as_deref())?;
     can_be_written("--remove-list", remove_list.as_deref())?;
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let file = features_file::read(features)?;
     let rows = file.vectors.dim(0)?;

@@ -50,7 +50,7 @@ fn open(arguments: &EmbedArguments, ranks: &Ranks, output: &Output) -> anyhow::R
         must_be_new(out)?;
     }
     let (weights, settings) = checkpoint::evaluated(&arguments.checkpoint, &arguments.data)?;
-    machine::use_threads(arguments.machine.threads, ranks)?;
+    machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
 

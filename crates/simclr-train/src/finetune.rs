@@ -19,7 +19,6 @@ use crate::few_labels::{Draw, Splits, Tests, check_training, draws, labels};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::ranks::Ranks;
 use crate::table::Table;
 use crate::{Ending, Usage, checkpoint, machine};
 
@@ -35,7 +34,7 @@ pub(crate) fn command(arguments: &FinetuneArguments, output: &Output) -> anyhow:
     let config = arguments.training(settings.subset)?;
     let labels = labels(arguments.labels.as_deref())?;
     let out = arguments.out.as_deref().map(|path| NetworkFile::new(path, arguments.draws)).transpose()?;
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let load = || Model::load(&weights, &device, &Context::new());
     let checkpoint = load()?;

@@ -45,7 +45,7 @@ fn open(arguments: &KnnArguments, ranks: &Ranks, output: &Output) -> anyhow::Res
     let (k, temperature) =
         (arguments.knn_k.unwrap_or(settings.knn_k), arguments.knn_temperature.unwrap_or(settings.knn_temperature));
     Config { knn_k: k, knn_temperature: temperature, subset, ..Config::default() }.validate()?;
-    machine::use_threads(arguments.machine.threads, ranks)?;
+    machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
 
     let model = Model::load(&weights, &device, &Context::new())?;

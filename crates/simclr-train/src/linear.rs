@@ -20,7 +20,6 @@ use crate::imagenet::ImageNet;
 use crate::logistic::LogisticTest;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::ranks::Ranks;
 use crate::run_folder::write_whole;
 use crate::table::Table;
 use crate::{Ending, Usage, checkpoint, machine};
@@ -121,7 +120,7 @@ pub(crate) fn command(arguments: &LinearArguments, output: &Output) -> anyhow::R
     let data = &settings.data;
     let config = arguments.training(settings.subset)?;
     let labels = labels(arguments.labels.as_deref())?;
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::load(&weights, &device, &Context::new())?;
     let Splits { train, test } = Splits::open(&settings, arguments.data.cache.as_deref(), output)?;

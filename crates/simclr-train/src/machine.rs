@@ -4,16 +4,14 @@ use anyhow::{Context as _, bail};
 use candle_core::Device;
 
 use crate::Usage;
-use crate::ranks::Ranks;
 
-/// Sets the number of compute threads, once, before anything computes: `threads`, or, of processes that share their cores, an equal
-/// part of these.
+/// Sets the number of compute threads, once, before anything computes.
 ///
 /// # Errors
 /// [`Usage`] for zero threads.
-pub(crate) fn use_threads(threads: Option<usize>, ranks: &Ranks) -> anyhow::Result<()> {
+pub(crate) fn use_threads(threads: Option<usize>) -> anyhow::Result<()> {
     let mut pool = rayon::ThreadPoolBuilder::new();
-    match threads.or(ranks.threads()) {
+    match threads {
         Some(0) => return Err(Usage("--threads is 0, expected at least 1".into()).into()),
         Some(threads) => pool = pool.num_threads(threads),
         None => {}

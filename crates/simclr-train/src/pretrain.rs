@@ -199,7 +199,7 @@ struct Pictured {
 impl Opening<'_> {
     fn open(self, arguments: &PretrainArguments, output: &Output) -> anyhow::Result<Pictured> {
         let Self { config, given, resumed, ranks } = self;
-        machine::use_threads(arguments.machine.threads, ranks)?;
+        machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
         let device = machine::device(&config.device)?;
         let place = Place::of(&config, arguments.data.cache.as_deref());
         let open = || -> anyhow::Result<_> {

@@ -67,8 +67,8 @@ impl Ranks {
 
     /// The same over another group, which is made of theirs.
     #[must_use]
-    pub(crate) fn over(&self, wrap: impl FnOnce(Arc<dyn ProcessGroup>) -> Arc<dyn ProcessGroup>) -> Self {
-        Self { group: wrap(self.group.clone()), ..self.clone() }
+    pub(crate) fn over(&self, group: Arc<dyn ProcessGroup>) -> Self {
+        Self { group, ..self.clone() }
     }
 
     pub(crate) fn group(&self) -> &Arc<dyn ProcessGroup> {

@@ -15,7 +15,6 @@ use simclr_ops::Context;
 use crate::cli::{DataArguments, SearchArguments};
 use crate::features_file::{self, FeaturesFile};
 use crate::output::Output;
-use crate::ranks::Ranks;
 use crate::run_folder::write_whole;
 use crate::table::Table;
 use crate::thumbnails::Thumbnails;
@@ -28,7 +27,7 @@ pub(crate) fn command(arguments: &SearchArguments, output: &Output) -> anyhow::R
     if *top == 0 {
         return Err(Usage("--top is 0, expected at least 1".into()).into());
     }
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let file = features_file::read(features)?;
     let (query, picture) = query(arguments, &file, output)?;
     let nearest = neighbours(&file.vectors, &query, *top)?;

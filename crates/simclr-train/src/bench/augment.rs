@@ -14,7 +14,6 @@ use crate::config::{Config, Given};
 use crate::data_sets::Place;
 use crate::machine;
 use crate::output::Output;
-use crate::ranks::Ranks;
 
 /// Random pictures of a pass.
 const PICTURES: usize = 2_000;
@@ -29,7 +28,7 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
     at_least_one("--threads", arguments.threads)?;
     at_least_one("--steps", arguments.steps)?;
     let threads = arguments.threads;
-    machine::use_threads(Some(threads), &Ranks::alone())?;
+    machine::use_threads(Some(threads))?;
     let (set, name): (Arc<dyn Pictures>, _) = match &arguments.data.data {
         Some(_) => {
             let opened =

@@ -25,7 +25,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         ..Config::default().of_data(&arguments.data, arguments.size)?
     };
     config.validate()?;
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
     let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;

@@ -10,7 +10,6 @@ use super::{WARM_UP, at_least_one, median, mib, pictures};
 use crate::cli::BenchInferArguments;
 use crate::config::{Config, arch, precision};
 use crate::output::Output;
-use crate::ranks::Ranks;
 use crate::{Ending, machine};
 
 pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -19,7 +18,7 @@ pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyho
     at_least_one("--steps", arguments.steps)?;
     let config = Config { precision: precision(&arguments.model.precision)?, ..Config::default() };
     let model_config = ModelConfig { width: arguments.model.width, ..ModelConfig::new(arch(&arguments.model.arch)?) };
-    machine::use_threads(arguments.machine.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     let model = Model::new(&model_config, 0, DType::F32, &device, &config.context())?;
     let encoder = model.freeze();

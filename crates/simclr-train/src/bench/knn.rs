@@ -11,7 +11,6 @@ use simclr_ops::{Context, l2_normalize};
 use super::{at_least_one, median, mib};
 use crate::cli::BenchKnnArguments;
 use crate::output::Output;
-use crate::ranks::Ranks;
 use crate::{Ending, machine};
 
 /// CIFAR-10's.
@@ -22,7 +21,7 @@ pub(super) fn command(arguments: &BenchKnnArguments, output: &Output) -> anyhow:
     for (flag, found) in [("--bank", bank), ("--queries", queries), ("--dim", dim), ("--k", k), ("--steps", steps)] {
         at_least_one(flag, found)?;
     }
-    machine::use_threads(arguments.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.threads)?;
     let features = |rows: usize, which: u64| -> anyhow::Result<Features> {
         let mut numbers = stream(0, [which, 0, 0]);
         let vectors: Vec<f32> = (0..rows * dim).map(|_| numbers.normal() as f32).collect();

@@ -10,7 +10,6 @@ use simclr_ops::random::stream;
 use super::{WARM_UP, at_least_one, median, mib};
 use crate::cli::BenchLossArguments;
 use crate::output::Output;
-use crate::ranks::Ranks;
 use crate::{Ending, Usage, machine};
 
 pub(super) fn command(arguments: &BenchLossArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -23,7 +22,7 @@ pub(super) fn command(arguments: &BenchLossArguments, output: &Output) -> anyhow
         "vectorized" => simclr_loss_vectorized,
         form => return Err(Usage(format!("--form is {form}, expected nt-xent or vectorized")).into()),
     };
-    machine::use_threads(arguments.threads, &Ranks::alone())?;
+    machine::use_threads(arguments.threads)?;
     let views = |view: u64| -> anyhow::Result<Var> {
         let mut numbers = stream(0, [view, 0, 0]);
         let rows: Vec<f32> = (0..batch * dim).map(|_| numbers.normal() as f32).collect();

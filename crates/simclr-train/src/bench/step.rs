@@ -34,8 +34,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
     config.validate()?;
     config.validate_for(ranks.count())?;
     at_least_one("--steps", arguments.steps)?;
-    arch(&config.arch)?;
-    machine::use_threads(arguments.machine.threads, ranks)?;
+    machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
     Ok((config, device))
 }
@@ -43,7 +42,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
 pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     let (config, device) = ranks.agree(settings(arguments, ranks))?;
     let measured = Arc::new(Measured::new(ranks.group().clone()));
-    let ranks = &ranks.over(|_| measured.clone());
+    let ranks = &ranks.over(measured.clone());
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
     let profile = Arc::new(Profile::default());
     let ctx = ranks.context(config.context(), config.sync_bn);

@@ -28,7 +28,7 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
         config.data_dir.clone_from(data_dir);
     }
     let alone = Ranks::alone();
-    machine::use_threads(arguments.machine.threads, &alone)?;
+    machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or(&config.device))?;
     // Only read: somebody may be training it.
     let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
