@@ -80,6 +80,27 @@ impl Encoder {
         total
     }
 
+    /// Its convolutions on a picture of `size`, in the order in which they run.
+    pub(crate) fn layers(&self, size: [usize; 2]) -> Vec<LayerSizes> {
+        let sizes = |layer: &ConvBn, size, has_residual| {
+            let dims = layer.conv.weight().dims();
+            let (multiply_adds, size_out) = layer.conv.multiply_adds(size);
+            LayerSizes { c_in: dims[1], c_out: dims[0], kernel: dims[2], size, size_out, multiply_adds, has_residual }
+        };
+        let stem = sizes(&self.stem, size, false);
+        let mut size = self.pool.map_or(stem.size_out, |pool| pool.size_out(stem.size_out));
+        let mut all = vec![stem];
+        for block in &self.blocks {
+            all.extend(block.downsample.as_ref().map(|layer| sizes(layer, size, false)));
+            for (i, layer) in block.layers.iter().enumerate() {
+                let own = sizes(layer, size, i + 1 == block.layers.len());
+                size = own.size_out;
+                all.push(own);
+            }
+        }
+        all
+    }
+
     /// The same network of other layers.
     pub(crate) fn map<L>(&self, mut to: impl FnMut(&ConvBn) -> Result<L>) -> Result<Encoder<L>> {
         let mut blocks = Vec::new();
@@ -123,6 +144,37 @@ impl<L: Layer> Encoder<L> {
             x = block.forward(pass, &x)?;
         }
         Ok(x)
+    }
+}
+
+/// The sizes of one convolution of an encoder and of the batch norm behind it, for one picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// Channels that come in.
+    pub c_in: usize,
+    /// Channels that go out.
+    pub c_out: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: usize,
+    /// Rows and columns of the map that comes in.
+    pub size: [usize; 2],
+    /// Rows and columns of the map that goes out.
+    pub size_out: [usize; 2],
+    /// Multiplications, each with an addition.
+    pub multiply_adds: u64,
+    /// Whether a shortcut is added behind the batch norm.
+    pub has_residual: bool,
+}
+
+impl LayerSizes {
+    /// Numbers of the map that comes in.
+    pub fn numbers_in(&self) -> usize {
+        self.c_in * self.size[0] * self.size[1]
+    }
+
+    /// Numbers of the map that goes out.
+    pub fn numbers_out(&self) -> usize {
+        self.c_out * self.size_out[0] * self.size_out[1]
     }
 }
 

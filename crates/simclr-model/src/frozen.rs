@@ -58,7 +58,12 @@ const GROUP: usize = 4096;
 impl Encoder<Folded> {
     /// Some pictures pass through the first blocks, whose maps are larger than their weights, before the next pictures do, a
     /// group for each thread at a time: their maps do not leave the caches. The last blocks take all pictures together.
+    ///
+    /// A GPU takes all of them at once: no cache of it would hold a group, and small groups would leave it idle.
     fn depth_first(&self, pictures: &Tensor) -> Result<Tensor> {
+        if !pictures.device().is_cpu() {
+            return self.forward(&mut Threads::All, pictures);
+        }
         let (n, h, w, _) = pictures.dims4()?;
         let group = GROUP.div_ceil(h * w);
         let (first, last) =

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
-use simclr_ops::batch_norm::{self, Statistics};
+use simclr_ops::batch_norm::{self, BatchStatistics, Running};
 use simclr_ops::conv2d::Window;
 use simclr_ops::tape::{Tape, Value};
 use simclr_ops::{Context, autograd};
@@ -141,23 +141,12 @@ impl BatchNorm {
     }
 
     /// Lets the running statistics follow those of every group, in their order.
-    fn track(&self, groups: &[Statistics], mode: Mode) -> Result<()> {
-        if mode.is_tracked() { groups.iter().try_for_each(|group| self.follow(group)) } else { Ok(()) }
-    }
-
-    /// `running = 0.9 · running + 0.1 · batch`, with the unbiased variance, as PyTorch does.
-    fn follow(&self, statistics: &Statistics) -> Result<()> {
-        let update = |running: &Var, batch: Vec<f64>| -> Result<()> {
-            let batch = Tensor::from_vec(batch, running.shape(), &candle_core::Device::Cpu)?
-                .to_dtype(running.dtype())?
-                .to_device(running.device())?;
-            let running_now = running.as_detached_tensor();
-            running.set(&((running_now * (1.0 - MOMENTUM))? + (batch * MOMENTUM)?)?)
-        };
-        update(&self.running_mean, statistics.mean.clone())?;
-        update(&self.running_var, statistics.unbiased_var())?;
-        let counted = self.num_batches_tracked.as_detached_tensor();
-        self.num_batches_tracked.set(&(&counted + counted.ones_like()?)?)
+    fn track(&self, batch: &BatchStatistics, mode: Mode) -> Result<()> {
+        if !mode.is_tracked() {
+            return Ok(());
+        }
+        let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
+        Ok(batch.follow(Running { mean, var, batches: &self.num_batches_tracked, momentum: MOMENTUM })?)
     }
 }
 

@@ -22,6 +22,7 @@ mod weights;
 pub use classifier::Classifier;
 pub use config::{Arch, ModelConfig, Stem, WeightsFile};
 pub use error::ModelError;
+pub use encoder::LayerSizes;
 pub use frozen::FrozenEncoder;
 pub use infer::InferError;
 pub use layers::Mode;

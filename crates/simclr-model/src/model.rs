@@ -10,10 +10,10 @@ use candle_nn::{ModuleT, VarBuilder, VarMap};
 use sha2::{Digest, Sha256};
 use simclr_ops::autograd::{self, Listener, Sink};
 use simclr_ops::tape::Tape;
-use simclr_ops::{Context, Precision};
+use simclr_ops::{Context, Precision, conv2d};
 
 use crate::config::ModelConfig;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, LayerSizes};
 use crate::error::ModelError;
 use crate::frozen::FrozenEncoder;
 use crate::head::Head;
@@ -235,11 +235,22 @@ impl Model {
     /// # Errors
     /// As [`Model::forward_t`], and if the groups are not equal.
     pub fn forward_groups(&self, x: &Tensor, groups: usize, mode: Mode) -> Result<Tensor> {
-        let n = x.dim(0)?;
+        self.forward_map(&self.nhwc(x)?, groups, mode)
+    }
+
+    /// [`Model::forward_groups`] of pictures that are a map already, as [`conv2d::channels_last`] makes them, or augmentation on a GPU.
+    ///
+    /// # Shapes
+    /// `map`: `[n, h, w, 3]` on the model's device, in the type that maps are kept in. Returns as [`Model::forward_groups`].
+    ///
+    /// # Errors
+    /// As [`Model::forward_groups`].
+    pub fn forward_map(&self, map: &Tensor, groups: usize, mode: Mode) -> Result<Tensor> {
+        let n = map.dim(0)?;
         if groups == 0 || !n.is_multiple_of(groups) {
             candle_core::bail!("{n} pictures are no {groups} equal groups");
         }
-        let (_, out) = self.embed(&self.encode(x, mode, groups)?, Some(mode), groups)?;
+        let (_, out) = self.embed(&self.encode_map(map, mode, groups)?, Some(mode), groups)?;
         Ok(if mode.has_gradients() { out } else { out.detach() })
     }
 
@@ -402,6 +413,11 @@ impl Model {
         self.encoder.multiply_adds([h, w]) + self.head.multiply_adds()
     }
 
+    /// The convolutions of the encoder on a picture of `h`×`w`, in the order in which they run.
+    pub fn layers(&self, h: usize, w: usize) -> Vec<LayerSizes> {
+        self.encoder.layers([h, w])
+    }
+
     /// Numbers in a feature vector.
     pub fn feature_width(&self) -> usize {
         self.config.feature_width()
@@ -409,8 +425,15 @@ impl Model {
 
     /// The encoder on its tape; in training the result hangs in candle's graph.
     fn encode(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+        self.encode_map(&self.nhwc(x)?, mode, groups)
+    }
+
+    fn encode_map(&self, map: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+        if map.dims().last() != Some(&3) {
+            candle_core::bail!("a map of pictures has shape [n, h, w, 3], found {:?}", map.dims());
+        }
         let mut pass = Pass { tape: Tape::new(&self.ctx), mode, groups };
-        let pictures = pass.tape.constant(&self.nhwc(x)?);
+        let pictures = pass.tape.constant(map);
         let map = self.encoder.forward(&mut pass, &pictures)?;
         let features = pass.tape.global_avg_pool(&map)?;
         if mode.has_gradients() {
@@ -420,17 +443,31 @@ impl Model {
         }
     }
 
-    /// Pictures `[n, 3, h, w]` as the encoder takes them: `[n, h, w, 3]`, in the precision of maps.
-    pub(crate) fn nhwc(&self, x: &Tensor) -> Result<Tensor> {
+    /// The device of its parameters.
+    pub fn device(&self) -> &Device {
+        self.encoder.anchor().device()
+    }
+
+    /// The type that maps are kept in.
+    pub fn map_dtype(&self) -> DType {
+        match self.ctx.precision() {
+            Precision::Full => self.encoder.anchor().dtype(),
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Pictures `[n, 3, h, w]`, wherever they are, as the encoder takes them: `[n, h, w, 3]`, in the precision of maps, where the model
+    /// is.
+    ///
+    /// # Errors
+    /// If they are not pictures of the model's type.
+    pub fn nhwc(&self, x: &Tensor) -> Result<Tensor> {
         match *x.dims() {
             [_, 3, h, w] if h > 0 && w > 0 => {}
             _ => candle_core::bail!("pictures have shape [n, 3, h, w], found {:?}", x.dims()),
         }
-        let nhwc = x.permute((0, 2, 3, 1))?.contiguous()?;
-        match self.ctx.precision() {
-            Precision::Full => Ok(nhwc),
-            Precision::Bf16 => nhwc.to_dtype(DType::BF16),
-        }
+        let dtype = if x.dtype() == self.encoder.anchor().dtype() { self.map_dtype() } else { x.dtype() };
+        Ok(conv2d::channels_last(&x.to_device(self.device())?, dtype)?)
     }
 
     pub(crate) fn encoder(&self) -> &Encoder {

@@ -7,9 +7,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage as _};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
 
-use crate::batch_norm::{BatchNorm, Statistics};
+use crate::batch_norm::{BatchNorm, BatchStatistics};
 use crate::context::Context;
 use crate::conv2d::Window;
 use crate::error::OpsError;
@@ -124,7 +126,7 @@ pub fn batch_norm(
     weight: &Tensor,
     bias: &Tensor,
     config: BatchNorm,
-) -> Result<(Tensor, Vec<Statistics>)> {
+) -> Result<(Tensor, BatchStatistics)> {
     let mut tape = Tape::new(ctx);
     let [x_value, weight_value, bias_value] = [x, weight, bias].map(|t| argument(&mut tape, t));
     let (y, statistics) = tape.batch_norm(&x_value, &weight_value, &bias_value, None, config)?;
@@ -188,14 +190,31 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+    fn output(&self) -> Result<Tensor> {
         let output = self.forward.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(output) = output else { candle_core::bail!("a recorded op runs forward once") };
+        output.ok_or_else(|| candle_core::Error::Msg("a recorded op runs forward once".into()))
+    }
+
+    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+        let output = self.output()?;
         let (storage, layout) = output.storage_and_layout();
         match &*storage {
             // Outputs of ops fill their storage: nothing is copied that is not needed.
             Storage::Cpu(storage) if layout.is_contiguous() => Ok((storage.clone(), layout.shape().clone())),
             _ => Err(OpsError::NoForm { op: "a recorded op", device: "CUDA" }.into()),
+        }
+    }
+
+    /// A copy: candle wants storage of its own, and these are rows of features.
+    #[cfg(feature = "cuda")]
+    fn cuda_forward(&self) -> Result<(CudaStorage, Shape)> {
+        let output = self.output()?;
+        let (storage, layout) = output.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) if layout.is_contiguous() && layout.start_offset() == 0 => {
+                Ok((storage.try_clone(layout)?, layout.shape().clone()))
+            }
+            _ => Err(OpsError::Tape("its output is not on the device of its arguments").into()),
         }
     }
 
@@ -227,6 +246,11 @@ impl CustomOp1 for Recorded {
         self.forward()
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.cuda_forward()
+    }
+
     fn bwd(&self, a: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let [a] = self.backward([a], grad)?;
         Ok(a)
@@ -240,6 +264,11 @@ impl CustomOp2 for Recorded {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         self.forward()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.cuda_forward()
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -263,6 +292,18 @@ impl CustomOp3 for Recorded {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, 
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.cuda_forward()
     }
 
     fn bwd(

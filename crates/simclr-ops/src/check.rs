@@ -63,3 +63,25 @@ pub(crate) fn finite_differences(
         close(&gradients[i], &slopes, 1e-7, &format!("gradient of argument {i}"));
     }
 }
+
+/// The first GPU, for tests of CUDA forms; where there is none the test passes, and says that it was skipped. tests/stand_in is one.
+#[cfg(feature = "cuda")]
+pub(crate) fn gpu() -> Option<Device> {
+    use std::io::Write as _;
+    match Device::new_cuda(0) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            let _ = writeln!(std::io::stderr(), "!! SKIPPED {name}: there is no GPU here ({error})");
+            None
+        }
+    }
+}
+
+/// Random numbers of `dtype` on the CPU and the same on a device.
+#[cfg(feature = "cuda")]
+pub(crate) fn on_both(dims: &[usize], seed: u64, dtype: candle_core::DType, device: &Device) -> [Tensor; 2] {
+    let host = random(dims, seed).to_dtype(candle_core::DType::F32).unwrap().to_dtype(dtype).unwrap();
+    let there = host.to_device(device).unwrap();
+    [host, there]
+}

@@ -34,6 +34,11 @@ pub trait Reduction: Debug + Send + Sync {
     /// # Errors
     /// If the other processes cannot be reached.
     fn sum(&self, values: &mut [f64]) -> Result<(), OpsError>;
+
+    /// Whether there are no other processes, so that sums need not leave the device they are on.
+    fn is_alone(&self) -> bool {
+        false
+    }
 }
 
 /// The reduction of a process that is alone: each sum is already complete.
@@ -43,6 +48,10 @@ pub struct OneProcess;
 impl Reduction for OneProcess {
     fn sum(&self, _: &mut [f64]) -> Result<(), OpsError> {
         Ok(())
+    }
+
+    fn is_alone(&self) -> bool {
+        true
     }
 }
 
@@ -56,6 +65,9 @@ pub struct Context {
     precision: Precision,
     reduction: Arc<dyn Reduction>,
     profile: Option<Arc<Profile>>,
+    /// What clones of this context have made ready on GPUs.
+    #[cfg(feature = "cuda")]
+    gpus: Arc<crate::cuda::Gpus>,
 }
 
 impl Default for Context {
@@ -66,6 +78,8 @@ impl Default for Context {
             precision: Precision::default(),
             reduction: Arc::new(OneProcess),
             profile: None,
+            #[cfg(feature = "cuda")]
+            gpus: Arc::default(),
         }
     }
 }
@@ -135,5 +149,11 @@ impl Context {
     /// Where sums over the batch go.
     pub fn reduction(&self) -> &dyn Reduction {
         self.reduction.as_ref()
+    }
+
+    /// What ops have made ready on GPUs.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpus(&self) -> &crate::cuda::Gpus {
+        &self.gpus
     }
 }

@@ -13,6 +13,8 @@ pub mod autograd;
 pub mod batch_norm;
 pub mod context;
 pub mod conv2d;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod element;
 pub mod error;
 pub mod exponential;

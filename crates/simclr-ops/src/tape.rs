@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::batch_norm::{self, BatchNorm, Moments, Normalised, Statistics};
+use crate::batch_norm::{self, BatchNorm, BatchStatistics, Moments, Normalised};
 use crate::context::Context;
 use crate::conv2d::{self, InputGradient, Window};
 use crate::error::OpsError;
@@ -163,7 +163,7 @@ impl Tape {
         bias: &Value,
         residual: Option<&Value>,
         config: BatchNorm,
-    ) -> Result<(Value, Vec<Statistics>), OpsError> {
+    ) -> Result<(Value, BatchStatistics), OpsError> {
         let residual_tensor = residual.map(|r| &r.tensor);
         let (y, saved) = batch_norm::forward_with_moments(
             &self.ctx,
@@ -174,7 +174,7 @@ impl Tape {
             residual_tensor,
             config,
         )?;
-        let statistics = saved.statistics().to_vec();
+        let statistics = saved.statistics().clone();
         let ids = [x.id, weight.id, bias.id];
         let residual_id = residual.map(|r| r.id);
         let inputs: Vec<&Value> = [x, weight, bias].into_iter().chain(residual).collect();

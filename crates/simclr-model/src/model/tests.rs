@@ -439,3 +439,21 @@ fn torchvision_s_files_are_encoders_alone() {
     let message = Model::load(&path, &Device::Cpu, &Context::new()).unwrap_err().to_string();
     assert!(message.contains("layers f.3 to f.6 have") || message.contains("missing f.4.0.conv1.weight"), "{message}");
 }
+
+#[test]
+fn the_layers_are_those_that_run() {
+    let layers = |arch| {
+        let config = ModelConfig { width: 64, ..ModelConfig::new(arch) };
+        let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &Context::new()).unwrap();
+        let (layers, head) = (model.layers(32, 32), 512 * model.feature_width() as u64 + 512 * 128);
+        assert_eq!(layers.iter().map(|layer| layer.multiply_adds).sum::<u64>() + head, model.multiply_adds(32, 32));
+        layers
+    };
+    // By hand, ResNet-18 at 32 pixels: 5 maps of 64·32², then 5 of half as many numbers, 5 of a quarter, 5 of an eighth.
+    let small = layers(Arch::ResNet18);
+    assert_eq!(small.len(), 20);
+    assert_eq!(small.iter().map(|layer| layer.numbers_out()).sum::<usize>(), 5 * (65536 + 32768 + 16384 + 8192));
+    assert_eq!(small.iter().filter(|layer| layer.has_residual).count(), 8);
+    assert_eq!((small[0].numbers_in(), small[0].kernel), (3 * 1024, 3));
+    assert_eq!(layers(Arch::ResNet50).len(), 53);
+}

@@ -4,17 +4,23 @@
 //! Ioffe and Szegedy 2015, arXiv:1502.03167; `torch.nn.BatchNorm2d` on NHWC maps and `BatchNorm1d` on rows.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod moments;
 mod normalised;
 mod reference;
 
-use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use candle_core::{DType, Device};
+use candle_core::{Tensor, Var};
 
 use crate::context::{Context, Form};
 use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{dispatch_stored, elements, modify, stored_type, tensor, written};
+use crate::storage::{
+    dispatch, dispatch_stored, elements, float_type, modify, stored_type, tensor, written,
+};
 
 pub use moments::Moments;
 pub use normalised::Normalised;
@@ -51,6 +57,105 @@ pub struct Statistics {
     pub count: usize,
 }
 
+/// What follows the statistics of batches, as PyTorch's batch norm keeps it.
+#[derive(Clone, Copy, Debug)]
+pub struct Running<'a> {
+    /// `[c]`, on the device of the batch: `mean += momentum · (batch - mean)`.
+    pub mean: &'a Tensor,
+    /// `[c]`: the same of the unbiased variance.
+    pub var: &'a Tensor,
+    /// How many batches it has followed, i64.
+    pub batches: &'a Var,
+    /// How much it follows.
+    pub momentum: f64,
+}
+
+/// The statistics of the groups of a batch, where they were computed: on the CPU they can be read, a GPU keeps them.
+#[derive(Clone, Debug)]
+pub struct BatchStatistics(Place);
+
+#[derive(Clone, Debug)]
+enum Place {
+    Host(Vec<Statistics>),
+    #[cfg(feature = "cuda")]
+    Device(cuda::OfGroups),
+}
+
+impl BatchStatistics {
+    /// Lets running statistics follow those of every group, in their order, where they are.
+    ///
+    /// # Errors
+    /// If the running statistics are not as they should be.
+    pub fn follow(&self, running: Running<'_>) -> Result<(), OpsError> {
+        fn run<T: Element>(running: &Tensor, batch: &[f64], momentum: f64) -> Result<(), OpsError> {
+            let (keep, follow) = (narrow::<T>(1.0 - momentum), narrow::<T>(momentum));
+            modify::<T>(running, |running| {
+                running.iter_mut().zip(batch).for_each(|(r, &b)| *r = *r * keep + narrow::<T>(b) * follow);
+            })
+        }
+        let (Running { mean, var, batches, momentum }, channels) = (running, self.channels());
+        for (argument, t) in [("running mean", mean), ("running var", var)] {
+            if t.dims() != [channels] {
+                return Err(OpsError::shape(OP, argument, t, format!("[{channels}], one value per channel")));
+            }
+        }
+        match &self.0 {
+            Place::Host(groups) => {
+                let float_type = float_type(OP, "running mean", mean)?;
+                for group in groups {
+                    dispatch!(float_type, run(mean, &group.mean, momentum))?;
+                    dispatch!(float_type, run(var, &group.unbiased_var(), momentum))?;
+                }
+                let counted = batches.as_detached_tensor();
+                let more = Tensor::new(groups.len() as i64, counted.device())?;
+                Ok(batches.set(&(counted + more)?)?)
+            }
+            #[cfg(feature = "cuda")]
+            Place::Device(groups) => groups.follow(running),
+        }
+    }
+
+    /// The numbers, which a GPU must be waited for.
+    ///
+    /// # Errors
+    /// If the device cannot be read.
+    pub fn read(&self) -> Result<Vec<Statistics>, OpsError> {
+        match &self.0 {
+            Place::Host(groups) => Ok(groups.clone()),
+            #[cfg(feature = "cuda")]
+            Place::Device(groups) => (0..groups.groups)
+                .map(|i| Ok(Statistics { mean: groups.read(i, 0)?, var: groups.read(i, 1)?, count: groups.count }))
+                .collect(),
+        }
+    }
+
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        match &self.0 {
+            Place::Host(groups) => groups.len(),
+            #[cfg(feature = "cuda")]
+            Place::Device(groups) => groups.groups,
+        }
+    }
+
+    fn channels(&self) -> usize {
+        match &self.0 {
+            Place::Host(groups) => groups.first().map_or(0, |group| group.mean.len()),
+            #[cfg(feature = "cuda")]
+            Place::Device(groups) => groups.channels,
+        }
+    }
+
+    /// Those of a batch on the CPU.
+    fn host(&self) -> Result<&[Statistics], OpsError> {
+        match &self.0 {
+            Place::Host(groups) => Ok(groups),
+            #[cfg(feature = "cuda")]
+            Place::Device(_) => Err(OpsError::NoForm { op: OP, device: "CUDA and CPU at once" }),
+        }
+    }
+}
+
 impl Statistics {
     /// The unbiased variance (divided by `count - 1`): what PyTorch keeps as running variance.
     pub fn unbiased_var(&self) -> Vec<f64> {
@@ -67,7 +172,7 @@ pub struct Saved {
     y: Option<Tensor>,
     weight: Tensor,
     bias: Tensor,
-    statistics: Vec<Statistics>,
+    statistics: BatchStatistics,
     has_residual: bool,
     config: BatchNorm,
 }
@@ -153,6 +258,12 @@ pub fn forward_with_moments(
     if groups == 0 || !x.dim(0)?.is_multiple_of(groups) {
         return Err(OpsError::shape(OP, "x", x, format!("a first dimension that {groups} groups divide")));
     }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = x.device() {
+        let (y, statistics) = cuda::forward(ctx, device, x, [weight, bias], residual, config)?;
+        let statistics = BatchStatistics(Place::Device(statistics));
+        return Ok((y.clone(), Saved::new(x, &y, [weight, bias], residual, statistics, config)));
+    }
     let float_type = stored_type(OP, "x", x)?;
     let pass = |tensors| Work::pass(tensors * x.elem_count(), float_type.width());
     let sums = match moments.and_then(|moments| moments.of_groups(groups, channels)) {
@@ -164,21 +275,32 @@ pub fn forward_with_moments(
     let statistics = statistics(ctx, sums, channels)?;
     let normalise = || dispatch_stored!(float_type, apply(ctx, x, weight, bias, residual, &statistics, config));
     let y = ctx.timed(OP, "normalise", pass(2 + usize::from(residual.is_some())), normalise)?;
-    let saved = Saved {
-        x: x.clone(),
-        // Without residual the input says where the ReLU gave zero: the output need not be read again.
-        y: (config.relu && residual.is_some()).then(|| y.clone()),
-        weight: weight.clone(),
-        bias: bias.clone(),
-        statistics,
-        has_residual: residual.is_some(),
-        config,
-    };
-    Ok((y, saved))
+    let statistics = BatchStatistics(Place::Host(statistics));
+    Ok((y.clone(), Saved::new(x, &y, [weight, bias], residual, statistics, config)))
 }
 
 impl Saved {
-    /// What makes the output again, where no residual was added.
+    fn new(
+        x: &Tensor,
+        y: &Tensor,
+        [weight, bias]: [&Tensor; 2],
+        residual: Option<&Tensor>,
+        statistics: BatchStatistics,
+        config: BatchNorm,
+    ) -> Self {
+        Self {
+            x: x.clone(),
+            // Without residual the input says where the ReLU gave zero: the output need not be read again.
+            y: (config.relu && residual.is_some()).then(|| y.clone()),
+            weight: weight.clone(),
+            bias: bias.clone(),
+            statistics,
+            has_residual: residual.is_some(),
+            config,
+        }
+    }
+
+    /// What makes the output again, where no residual was added and there is no better use of it than to be kept: cuDNN reads maps.
     ///
     /// # Errors
     /// [`OpsError::Dtype`] or [`OpsError::NoForm`] if the tensors of the forward pass have moved since.
@@ -186,18 +308,18 @@ impl Saved {
         fn numbers<S: Stored>(argument: &'static str, t: &Tensor) -> Result<Vec<f64>, OpsError> {
             widened::<S::Wide>(argument, t)
         }
-        if self.has_residual {
+        if self.has_residual || !self.x.device().is_cpu() {
             return Ok(None);
         }
         let float_type = stored_type(OP, "x", &self.x)?;
         let weight = dispatch_stored!(float_type, numbers("weight", &self.weight))?;
         let bias = dispatch_stored!(float_type, numbers("bias", &self.bias))?;
-        let of_groups = self.statistics.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
+        let of_groups = self.statistics.host()?.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
         Ok(Some(Normalised::new(&self.x, of_groups.collect(), self.config.relu)))
     }
 
     /// The statistics of the batch that was normalised, one for each of its groups.
-    pub fn statistics(&self) -> &[Statistics] {
+    pub fn statistics(&self) -> &BatchStatistics {
         &self.statistics
     }
 }
@@ -227,6 +349,16 @@ pub fn inference(
         widened::<S::Wide>(argument, t)
     }
     let channels = check(x, weight, bias, residual)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = x.device() {
+        let numbers = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+        let [weight, bias, mean, var] = [numbers(weight)?, numbers(bias)?, numbers(mean)?, numbers(var)?];
+        if mean.len() != channels || var.len() != channels {
+            return Err(OpsError::shape(OP, "weight", x, format!("means and variances of {channels} channels")));
+        }
+        let statistics = Statistics { mean, var, count: 0 };
+        return cuda::inference(device, x, affine(&weight, &bias, &statistics, config), residual, config.relu);
+    }
     let float_type = stored_type(OP, "x", x)?;
     let mean = dispatch_stored!(float_type, of_channels("mean", mean, channels))?;
     let var = dispatch_stored!(float_type, of_channels("var", var, channels))?;
@@ -251,7 +383,8 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
 /// As [`backward`].
 pub fn backward_in_place(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
     fn run<S: Stored>(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<Gradients, OpsError> {
-        let Saved { statistics, has_residual, config, .. } = saved;
+        let Saved { has_residual, config, .. } = saved;
+        let statistics = saved.statistics.host()?;
         if grad.dims() != saved.x.dims() {
             return Err(OpsError::shape(OP, "grad", &grad, format!("{:?}, the shape of the output", saved.x.dims())));
         }
@@ -342,6 +475,16 @@ pub fn backward_in_place(ctx: &Context, saved: &Saved, grad: Tensor) -> Result<G
             bias: tensor(narrowed::<S::Wide>(&bias_grad), channels)?,
             residual,
         })
+    }
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(device), Place::Device(statistics)) = (grad.device(), &saved.statistics.0) {
+        let Saved { x, y, has_residual, config, .. } = saved;
+        if grad.dims() != x.dims() {
+            return Err(OpsError::shape(OP, "grad", &grad, format!("{:?}, the shape of the output", x.dims())));
+        }
+        let (y, has_residual, config) = (y.as_ref(), *has_residual, *config);
+        let device = device.clone();
+        return cuda::backward_in_place(ctx, &device, &cuda::Passed { x, y, statistics, has_residual, config }, grad);
     }
     let float_type = stored_type(OP, "grad", &grad)?;
     // Two reads of the input and the gradient and a write of one gradient; with a residual two, and with its ReLU the mask.

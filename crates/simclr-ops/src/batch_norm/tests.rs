@@ -121,7 +121,7 @@ fn groups_are_batches_of_their_own() {
                 let run = |[x, r, grad]: &[Tensor; 3], groups| {
                     let config = BatchNorm { relu, groups, ..CONFIG };
                     let (y, saved) = forward(&ctx, x, &a[1], &a[2], with_residual.then_some(r), config).unwrap();
-                    let statistics = saved.statistics().to_vec();
+                    let statistics = saved.statistics().read().unwrap();
                     (y, backward(&ctx, &saved, grad).unwrap(), statistics)
                 };
                 let half = dims[0] / 2;
@@ -161,8 +161,8 @@ fn statistics_survive_a_mean_far_from_zero() {
     // The numbers themselves are rounded to 6e-5 in f32, so the variance is known to about 1e-5.
     let (_, want) = forward(&reference, &x, &channel, &channel, None, CONFIG).unwrap();
     for c in 0..3 {
-        assert!((saved.statistics()[0].mean[c] - want.statistics()[0].mean[c]).abs() < 1e-5);
-        assert!((saved.statistics()[0].var[c] - want.statistics()[0].var[c]).abs() < 2e-5);
+        assert!((saved.statistics().read().unwrap()[0].mean[c] - want.statistics().read().unwrap()[0].mean[c]).abs() < 1e-5);
+        assert!((saved.statistics().read().unwrap()[0].var[c] - want.statistics().read().unwrap()[0].var[c]).abs() < 2e-5);
     }
 }
 
@@ -170,7 +170,7 @@ fn statistics_survive_a_mean_far_from_zero() {
 fn running_variance_is_unbiased_and_inference_uses_what_it_is_given() {
     let a = arguments(&[5, 4]);
     let (y, saved) = forward(&Context::new(), &a[0], &a[1], &a[2], None, CONFIG).unwrap();
-    let statistics = &saved.statistics()[0];
+    let statistics = &saved.statistics().read().unwrap()[0];
     assert_eq!(statistics.count, 5);
     let unbiased = Tensor::from_vec(statistics.unbiased_var(), 4, &Device::Cpu).unwrap();
     close(&unbiased, &a[0].var(0).unwrap(), 1e-13, "variance");
@@ -231,7 +231,7 @@ fn two_processes_normalise_as_one() {
     let recording = Context::new().with_reduction(record.clone());
     forward(&recording, &second, &a[1], &a[2], None, CONFIG).unwrap();
     let moments = record.0.lock().unwrap().remove(0);
-    let inv_std: Vec<f64> = saved.statistics()[0].var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
+    let inv_std: Vec<f64> = saved.statistics().read().unwrap()[0].var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
     let partial = |g: &Gradients| -> Vec<f64> {
         let weight: Vec<f64> = g.weight.to_vec1().unwrap();
         let bias: Vec<f64> = g.bias.to_vec1().unwrap();
@@ -246,7 +246,7 @@ fn two_processes_normalise_as_one() {
     let rest = partial(&whole).iter().zip(share).map(|(all, first)| all - first).collect();
     let ctx = other(vec![moments, rest]);
     let (half_y, half_saved) = forward(&ctx, &first, &a[1], &a[2], None, CONFIG).unwrap();
-    assert_eq!(half_saved.statistics()[0].count, 6);
+    assert_eq!(half_saved.statistics().read().unwrap()[0].count, 6);
     close(&half_y, &halves(&y)[0], 1e-12, "outputs of the first half");
     let half = backward(&ctx, &half_saved, &first_grad).unwrap();
     close(&half.x, &halves(&whole.x)[0], 1e-12, "gradient of the first half");

@@ -1,10 +1,14 @@
 //! Convolution with a batch norm folded into it, for inference.
 
 use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use candle_core::{DType, Device};
 use num_traits::Zero;
 use rayon::prelude::*;
 
 use super::cpu::Bank;
+#[cfg(feature = "cuda")]
+use super::cuda::Frozen;
 use super::{Geometry, OP, Window, reference};
 use crate::context::{Context, Form, Precision};
 use crate::element::{Stored, narrow, wide};
@@ -74,6 +78,15 @@ impl Folded {
             let expected = format!("[{}, …] for as many scales, and {} shifts", scale.len(), shift.len());
             return Err(OpsError::shape(OP, "weight", weight, expected));
         }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = weight.device() {
+            let dtype = match ctx.precision() {
+                Precision::Full => weight.dtype(),
+                Precision::Bf16 => DType::BF16,
+            };
+            let ready = Box::new(OnGpu(ctx.clone(), Frozen::new(device, weight, dtype, scale, shift)?));
+            return Ok(Self { ctx: ctx.clone(), weight: weight.clone(), window, size, size_out: [g.h_out, g.w_out], ready });
+        }
         let float_type = match ctx.precision() {
             Precision::Full => float_type(OP, "weight", weight)?,
             Precision::Bf16 => FloatType::BF16,
@@ -107,9 +120,9 @@ impl Folded {
         }
         let run = || self.ready.forward(&g, x, residual, relu, threads);
         match threads {
-            Threads::All => self.ctx.timed(OP, "folded", g.work(stored_type(OP, "x", x)?), run),
+            Threads::All if x.device().is_cpu() => self.ctx.timed(OP, "folded", g.work(stored_type(OP, "x", x)?), run),
             // Times of several threads at once do not add up to anything.
-            Threads::One => run(),
+            _ => run(),
         }
     }
 
@@ -199,6 +212,23 @@ impl<S: Stored> Ready for Prepared<S> {
             },
         };
         tensor(y, (g.n, g.h_out, g.w_out, g.c_out))
+    }
+}
+
+#[cfg(feature = "cuda")]
+struct OnGpu(Context, Frozen);
+
+#[cfg(feature = "cuda")]
+impl Ready for OnGpu {
+    fn forward(
+        &self,
+        g: &Geometry,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        relu: bool,
+        _: Threads,
+    ) -> Result<Tensor, OpsError> {
+        self.1.forward(&self.0, x, residual, relu, g)
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod correlate;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod folded;
 mod pictures;
 mod reference;
@@ -9,7 +11,9 @@ mod transforms;
 mod weight_gradient;
 mod winograd;
 
-use candle_core::{Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::Device;
+use candle_core::{DType, Shape, Tensor};
 use num_traits::Zero;
 
 use crate::batch_norm::{Moments, Normalised};
@@ -41,6 +45,8 @@ pub struct Saved {
     x: Input,
     weight: Tensor,
     window: Window,
+    #[cfg(feature = "cuda")]
+    packed: Option<cuda::Packed>,
 }
 
 /// The map of a convolution, as its backward needs it.
@@ -62,6 +68,16 @@ impl Input {
 }
 
 impl Saved {
+    fn new(x: &Tensor, weight: &Tensor, window: Window) -> Self {
+        Self {
+            x: Input::Kept(x.clone()),
+            weight: weight.clone(),
+            window,
+            #[cfg(feature = "cuda")]
+            packed: None,
+        }
+    }
+
     /// The same without the map, which `normalised` makes again.
     #[must_use]
     pub fn with_input(self, normalised: Normalised) -> Self {
@@ -126,11 +142,34 @@ pub fn forward_with_moments(
         Ok((tensor(y, (g.n, g.h_out, g.w_out, g.c_out))?, moments))
     }
     let geometry = Geometry::new(x, weight, window)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = x.device() {
+        let (y, packed) = cuda::forward(ctx, device, x, weight, &geometry)?;
+        return Ok((y, Saved { packed: Some(packed), ..Saved::new(x, weight, window) }, None));
+    }
     let float_type = stored_type(OP, "x", x)?;
     let (y, moments) = ctx.timed(OP, "forward", geometry.work(float_type), || {
         dispatch_stored!(float_type, run(ctx, x, weight, &geometry))
     })?;
-    Ok((y, Saved { x: Input::Kept(x.clone()), weight: weight.clone(), window }, moments))
+    Ok((y, Saved::new(x, weight, window), moments))
+}
+
+/// Pictures in PyTorch's order as a map: the channels of a pixel beside each other, in the type that maps are kept in.
+///
+/// # Shapes
+/// `x`: `[n, c, h, w]`, contiguous. Returns `[n, h, w, c]`.
+///
+/// # Errors
+/// [`OpsError::Shape`] or [`OpsError::Dtype`] if `x` is not as above, or maps are not kept in this type.
+pub fn channels_last(x: &Tensor, dtype: DType) -> Result<Tensor, OpsError> {
+    if x.rank() != 4 {
+        return Err(OpsError::shape(OP, "pictures", x, "[n, c, h, w]"));
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = x.device() {
+        return cuda::channels_last(device, &x.contiguous()?, dtype);
+    }
+    Ok(x.permute((0, 2, 3, 1))?.contiguous()?.to_dtype(dtype)?)
 }
 
 /// What becomes of the gradient of the map.
@@ -167,10 +206,7 @@ pub fn backward_into(ctx: &Context, saved: &Saved, grad: &Tensor, input: InputGr
         input: InputGradient,
     ) -> Result<Gradients, OpsError> {
         let g = Geometry::new(saved.x.like(), &saved.weight, saved.window)?;
-        let expected = [g.n, g.h_out, g.w_out, g.c_out];
-        if grad.dims() != expected {
-            return Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output")));
-        }
+        g.check_gradient(grad)?;
         let grad = elements::<S>(OP, "grad", grad)?;
         let work = g.work(FloatType::of::<S>());
         let dw = ctx.timed(OP, "dW", work, || {
@@ -194,6 +230,12 @@ pub fn backward_into(ctx: &Context, saved: &Saved, grad: &Tensor, input: InputGr
             }
         };
         Ok(Gradients { x: dx, weight: dw })
+    }
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(device), Input::Kept(x), Some(packed)) = (grad.device(), &saved.x, &saved.packed) {
+        let g = Geometry::new(x, &saved.weight, saved.window)?;
+        g.check_gradient(grad)?;
+        return cuda::backward(ctx, device, (x, packed), &g, grad, input);
     }
     dispatch_stored!(stored_type(OP, "grad", grad)?, run(ctx, saved, grad, input))
 }
@@ -316,6 +358,14 @@ impl Geometry {
         }
         let (h_out, w_out) = ((h + 2 * padding - k_h) / stride + 1, (w + 2 * padding - k_w) / stride + 1);
         Ok(Self { n, h, w, c_in, c_out, k_h, k_w, h_out, w_out, stride, pad_h: padding, pad_w: padding })
+    }
+
+    fn check_gradient(&self, grad: &Tensor) -> Result<(), OpsError> {
+        let expected = [self.n, self.h_out, self.w_out, self.c_out];
+        match grad.dims() == expected {
+            true => Ok(()),
+            false => Err(OpsError::shape(OP, "grad", grad, format!("{expected:?}, the shape of the output"))),
+        }
     }
 
     /// Pixels of the output, over all pictures.

@@ -1,0 +1,47 @@
+//! What the CUDA forms of ops share: memory of tensors, kernels and their launches.
+//!
+//! All work goes to the one stream of candle's device, in the order in which it is asked for: nothing here waits for the GPU.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::DeviceId;
+
+use crate::error::OpsError;
+
+mod choice;
+mod convolution;
+mod device;
+mod kernels;
+mod memory;
+
+pub(crate) use convolution::{Convolutions, Problem};
+pub(crate) use kernels::{Argument, Grid, Kernels, kernels, suffix};
+pub(crate) use memory::{empty, pointer};
+
+pub use device::{DeviceError, Gpu, cudnn_version, driver_version, gpus, open, peak_memory};
+
+/// The compute capability for which the kernels were compiled, as `90` for 9.0: they run on GPUs of this one and of later ones.
+pub const COMPUTE_CAPABILITY: &str = env!("SIMCLR_CUDA_COMPUTE_CAP");
+
+/// cuDNN on every device that a context and its clones have met: it is made ready when the first convolution comes.
+#[derive(Debug, Default)]
+pub(crate) struct Gpus(Mutex<Vec<(DeviceId, Arc<Convolutions>)>>);
+
+impl Gpus {
+    pub(crate) fn convolutions(&self, device: &CudaDevice) -> Result<Arc<Convolutions>, OpsError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, convolutions)) = known.iter().find(|(id, _)| *id == device.id()) {
+            return Ok(convolutions.clone());
+        }
+        let convolutions = Arc::new(Convolutions::new(device)?);
+        known.push((device.id(), convolutions.clone()));
+        Ok(convolutions)
+    }
+
+    /// The algorithms chosen so far, a line for every problem.
+    pub(crate) fn choices(&self) -> Vec<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().flat_map(|(_, convolutions)| convolutions.choices()).collect()
+    }
+}
