@@ -55,6 +55,16 @@ pub enum OpsError {
         /// How many values per channel there are, over all processes.
         count: usize,
     },
+    /// A view cannot be made of its picture.
+    #[error("view {view} has {found}, expected {expected}")]
+    View {
+        /// Which view of those asked for, from 0.
+        view: usize,
+        /// What is wrong with it.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
     /// Gradients were asked of a tape that has already run, or of a value that it did not record.
     #[error("the tape cannot run backwards: {0}")]
     Tape(&'static str),

@@ -10,6 +10,8 @@
 //! fused multiply-adds). `tests/golden/augment.safetensors` holds it to that. The blur alone, which PIL has not in this form, is
 //! torchvision's to a unit in few bytes.
 //!
+//! [`make_views`] makes many views at once of pictures that are on a device, the same bits on a GPU (`cuda.cu`) as here.
+//!
 //! ```
 //! use simclr_ops::augment::{Augmenter, Crop, Picture, ViewParameters};
 //! let picture = Picture::filled(40, 30, [200, 100, 50]);
@@ -19,13 +21,17 @@
 //! assert_eq!(view.pixels()[..3], [124, 124, 124]);
 //! ```
 
+mod batch;
 mod blur;
 mod color;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fast;
 mod geometry;
 #[cfg(test)]
 mod golden;
 mod hue;
+mod packed;
 mod parameters;
 mod picture;
 mod planes;
@@ -33,10 +39,12 @@ mod reference;
 mod resize;
 mod view;
 
+pub use batch::{LARGEST_VIEW, Numbers, make_views};
 pub use blur::{blur_radius, gaussian_blur, gaussian_kernel};
 pub use color::{adjust_brightness, adjust_contrast, adjust_saturation, grayscale, luma, solarize};
 pub use geometry::horizontal_flip;
 pub use hue::{adjust_hue, hsv_to_rgb, rgb_to_hsv};
+pub use packed::PackedViews;
 pub use parameters::{Adjustment, Crop, Jitter, ViewParameters};
 pub use picture::{Picture, PictureError};
 pub use planes::Planes;
