@@ -197,9 +197,20 @@ pub enum DataError {
         /// Those of the first picture of the batch.
         expected: (u32, u32),
     },
+    /// Pictures on a device are not those that batches are made of.
+    #[error("the device has {found}, expected {expected}")]
+    Resident {
+        /// What is there.
+        found: String,
+        /// The set that should be.
+        expected: String,
+    },
     /// A worker thread could not be started.
     #[error("cannot start a loader thread: {0}")]
     Thread(#[source] io::Error),
+    /// Views could not be made on a device.
+    #[error(transparent)]
+    Views(#[from] simclr_ops::OpsError),
     /// candle could not make a tensor.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

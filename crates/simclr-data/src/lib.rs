@@ -3,7 +3,7 @@
 //! A set of pictures is anything that is [`Pictures`]: [`Cifar`] and [`Stl10`] from their binary files, a [`Folder`] of
 //! anybody's, the built-in [`Shapes`], or a [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
 //! picture on worker threads; [`batches`] goes through a set once, in order and unchanged but for the normalisation, for
-//! evaluation.
+//! evaluation. A [`DeviceSet`] keeps all pictures on a device, where the same batches are made of them ([`Loader::device_epoch`]).
 //!
 //! Nothing here draws from a shared generator. What happens to picture `i` in epoch `e`, view `v`, is a function of
 //! (seed, e, i, v), and the order of an epoch one of (seed, e): not of the number of workers, the batch size or where a run
@@ -25,6 +25,7 @@
 
 mod batches;
 mod cifar;
+mod device;
 mod error;
 mod folder;
 mod labels;
@@ -43,6 +44,7 @@ mod transform;
 
 pub use batches::{Batch, Batches, augmented_batches, batches, batches_ahead, even_batches_ahead};
 pub use cifar::{Cifar, CifarSet};
+pub use device::{DeviceBatch, DeviceBatches, DeviceSet, NotResident};
 pub use error::DataError;
 pub use folder::{Bad, Folder, FolderConfig, FolderError, FolderProgress, read_picture};
 pub use labels::Labels;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use simclr_ops::{augment::Augmenter, random::stream};
 
-use crate::{DataError, Pictures, TrainTransform, prefetch::Prefetch};
+use crate::{DataError, DeviceBatches, DeviceSet, Pictures, TrainTransform, prefetch::Prefetch};
 
 /// Marks the streams that shuffle epochs, in the third counter.
 const ORDER: u64 = u64::from_be_bytes(*b"order\0\0\0");
@@ -120,26 +120,55 @@ impl Loader {
 
     /// The batches of `epoch` from `first_batch` on (0 for all of them). Work starts at once.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> EpochBatches {
+        let chosen = self.chosen(epoch);
+        let (set, transform) = (self.set.clone(), self.transform.clone());
+        EpochBatches(self.made(first_batch, move |batch| make(set.as_ref(), &transform, epoch, chosen.of(batch))))
+    }
+
+    /// [`Self::epoch`] on a device that has the pictures: the same views in the same order, made there in numbers of type `dtype`.
+    ///
+    /// Threads only draw the parameters of views; the device hears from whoever asks for a batch, and from nobody else.
+    ///
+    /// # Errors
+    /// [`DataError::Resident`] if `resident` is not the set of this loader, [`DataError::Tensor`] from candle.
+    pub fn device_epoch(
+        &self,
+        resident: &DeviceSet,
+        dtype: DType,
+        epoch: u64,
+        first_batch: usize,
+    ) -> Result<DeviceBatches, DataError> {
+        resident.check(self.set.as_ref())?;
+        let chosen = self.chosen(epoch);
+        let (set, transform, of) = (self.set.clone(), self.transform.clone(), resident.size());
+        let packed = self
+            .made(first_batch, move |batch| crate::device::pack(set.as_ref(), &transform, epoch, of, chosen.of(batch)));
+        DeviceBatches::new(resident, &self.transform, dtype, packed)
+    }
+
+    fn chosen(&self, epoch: u64) -> Chosen {
+        let order = epoch_order(self.transform.seed(), epoch, self.set.len());
+        Chosen { order, batch: self.config.batch, share: self.config.share }
+    }
+
+    /// What `make` makes of the batches of an epoch from `first_batch` on, on as many threads as there should be.
+    fn made<T: Send + 'static>(
+        &self,
+        first_batch: usize,
+        make: impl Fn(usize) -> Result<T, DataError> + Send + Sync + 'static,
+    ) -> Made<T> {
         let end = self.batches_per_epoch();
         let jobs = first_batch.min(end)..end;
         let remaining = jobs.len();
-        let maker = BatchMaker {
-            order: epoch_order(self.transform.seed(), epoch, self.set.len()),
-            set: self.set.clone(),
-            transform: self.transform.clone(),
-            batch: self.config.batch,
-            share: self.config.share,
-            epoch,
-        };
         let source = if self.config.workers == 0 {
-            Source::Here(Box::new(jobs.map(move |batch| maker.make(batch))))
+            Source::Here(Box::new(jobs.map(make)))
         } else {
-            match Prefetch::new(jobs, self.config.workers, self.config.prefetch, move |batch| maker.make(batch)) {
+            match Prefetch::new(jobs, self.config.workers, self.config.prefetch, make) {
                 Ok(prefetch) => Source::Threads(prefetch),
                 Err(error) => Source::Failed(DataError::Thread(error)),
             }
         };
-        EpochBatches { source, remaining }
+        Made { source, remaining }
     }
 }
 
@@ -150,21 +179,51 @@ impl std::fmt::Debug for Loader {
 }
 
 /// The batches of one epoch, in order. Ends at the first error; dropping it ends its threads.
-pub struct EpochBatches {
-    source: Source,
+pub struct EpochBatches(Made<PairBatch>);
+
+impl Iterator for EpochBatches {
+    type Item = Result<PairBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    /// At most the batches that are left: an error ends the epoch early.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl std::fmt::Debug for EpochBatches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EpochBatches({} to come)", self.0.remaining)
+    }
+}
+
+/// What is made for every batch of an epoch, in order, up to the first error.
+pub(crate) struct Made<T> {
+    source: Source<T>,
     remaining: usize,
 }
 
-enum Source {
-    Threads(Prefetch<Result<PairBatch, DataError>>),
-    Here(Box<dyn Iterator<Item = Result<PairBatch, DataError>> + Send>),
+enum Source<T> {
+    Threads(Prefetch<Result<T, DataError>>),
+    Here(Box<dyn Iterator<Item = Result<T, DataError>> + Send>),
     /// The threads could not be started; the error is the only item.
     Failed(DataError),
     Ended,
 }
 
-impl Iterator for EpochBatches {
-    type Item = Result<PairBatch, DataError>;
+impl<T> Made<T> {
+    /// Ends the threads: nothing more comes.
+    pub(crate) fn end(&mut self) {
+        self.source = Source::Ended;
+        self.remaining = 0;
+    }
+}
+
+impl<T> Iterator for Made<T> {
+    type Item = Result<T, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let item = match &mut self.source {
@@ -178,53 +237,51 @@ impl Iterator for EpochBatches {
         self.remaining = self.remaining.saturating_sub(1);
         if !matches!(item, Some(Ok(_))) {
             // After an error nobody knows what the next batch is worth, and after the last one the threads have no use.
-            self.source = Source::Ended;
-            self.remaining = 0;
+            self.end();
         }
         item
     }
 
-    /// At most the batches that are left: an error ends the epoch early.
     fn size_hint(&self) -> (usize, Option<usize>) {
         (0, Some(self.remaining))
     }
 }
 
-impl std::fmt::Debug for EpochBatches {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "EpochBatches({} to come)", self.remaining)
-    }
-}
-
-struct BatchMaker {
-    set: Arc<dyn Pictures>,
-    transform: TrainTransform,
+/// Which pictures are in the batches of an epoch, or in this process's share of them.
+struct Chosen {
     order: Vec<usize>,
     batch: usize,
     share: Share,
-    epoch: u64,
 }
 
-impl BatchMaker {
-    fn make(&self, batch: usize) -> Result<PairBatch, DataError> {
+impl Chosen {
+    fn of(&self, batch: usize) -> Vec<usize> {
         let whole = &self.order[batch * self.batch..][..self.batch];
-        let indices: Vec<usize> = self.share.places(self.batch).map(|place| whole[place]).collect();
-        let side = self.transform.size();
-        let numbers = indices.len() * 3 * (side * side) as usize;
-        let mut views = [Vec::with_capacity(numbers), Vec::with_capacity(numbers)];
-        let mut augmenter = Augmenter::new();
-        for &index in &indices {
-            let picture = self.set.picture(index)?;
-            let (width, height) = (picture.width(), picture.height());
-            for (view, out) in views.iter_mut().enumerate() {
-                let parameters = self.transform.parameters(width, height, self.epoch, index as u64, view as u32);
-                self.transform.append(augmenter.planes(&picture, &parameters, side, side), out);
-            }
-        }
-        let [left, right] = views;
-        let labels = indices.iter().map(|&index| self.set.label(index)).collect();
-        let shape = (indices.len(), 3, side as usize, side as usize);
-        let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu);
-        Ok(PairBatch { left: tensor(left)?, right: tensor(right)?, labels, indices })
+        self.share.places(self.batch).map(|place| whole[place]).collect()
     }
+}
+
+fn make(
+    set: &dyn Pictures,
+    transform: &TrainTransform,
+    epoch: u64,
+    indices: Vec<usize>,
+) -> Result<PairBatch, DataError> {
+    let side = transform.size();
+    let numbers = indices.len() * 3 * (side * side) as usize;
+    let mut views = [Vec::with_capacity(numbers), Vec::with_capacity(numbers)];
+    let mut augmenter = Augmenter::new();
+    for &index in &indices {
+        let picture = set.picture(index)?;
+        let (width, height) = (picture.width(), picture.height());
+        for (view, out) in views.iter_mut().enumerate() {
+            let parameters = transform.parameters(width, height, epoch, index as u64, view as u32);
+            transform.append(augmenter.planes(&picture, &parameters, side, side), out);
+        }
+    }
+    let [left, right] = views;
+    let labels = indices.iter().map(|&index| set.label(index)).collect();
+    let shape = (indices.len(), 3, side as usize, side as usize);
+    let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu);
+    Ok(PairBatch { left: tensor(left)?, right: tensor(right)?, labels, indices })
 }

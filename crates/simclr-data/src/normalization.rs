@@ -1,5 +1,6 @@
 //! From bytes to the numbers that a network sees.
 
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use simclr_ops::augment::{Picture, Planes};
 
@@ -123,6 +124,11 @@ impl NormalizationTable {
                 *value = table[usize::from(*byte)];
             }
         }
+    }
+
+    /// All of it on a device, `[3, 256]`.
+    pub(crate) fn tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(self.0.as_flattened(), (3, 256), device)
     }
 
     /// Appends a picture that is in planes already.

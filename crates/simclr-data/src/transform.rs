@@ -134,6 +134,11 @@ impl TrainTransform {
         self.table.append(view, out);
     }
 
+    /// The numbers of all bytes of each channel, on a device: `[3, 256]`, `f32`.
+    pub(crate) fn table(&self, device: &Device) -> Result<Tensor, DataError> {
+        Ok(self.table.tensor(device)?)
+    }
+
     /// The view as a normalised tensor.
     ///
     /// # Shapes
