@@ -7,6 +7,8 @@
 mod course;
 mod error;
 mod nt_xent;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 mod similarity;
 mod symmetric;
 

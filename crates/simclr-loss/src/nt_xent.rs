@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use simclr_dist::ProcessGroup;
 use simclr_ops::Element;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
+#[cfg(feature = "cuda")]
+use crate::on_gpu::OnGpu;
 use crate::error::{LossError, check_temperature, check_views};
 use crate::symmetric::{LOWEST_TAU, Symmetric};
 
@@ -29,11 +31,10 @@ pub(crate) const TILE_COLS: usize = 512;
 /// backward computes its tiles again. A zero row has similarity 0 with all others, and gradient 0.
 ///
 /// # Shapes
-/// `left`, `right`: `[n, d]`, f32 or f64, on the CPU, `n >= 1`. Returns `[]`, of the inputs' type.
+/// `left`, `right`: `[n, d]`, f32 or f64 on the CPU, f32 on a GPU (in a build that has GPUs), `n >= 1`. Returns `[]`, of the inputs' type.
 ///
 /// # Errors
-/// [`LossError::Shape`] or [`LossError::Dtype`] if the two are not as above, [`LossError::Device`] if they are not on the
-/// CPU, [`LossError::Temperature`] unless `tau` is finite and above 0.
+/// [`LossError::Shape`], [`LossError::Dtype`] or [`LossError::Device`] if the two are not as above, [`LossError::Temperature`] unless `tau` is finite and above 0.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -48,7 +49,12 @@ pub(crate) const TILE_COLS: usize = 512;
 /// ```
 pub fn nt_xent(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<Tensor, LossError> {
     check(left, right, tau)?;
-    Ok(left.contiguous()?.apply_op2(&right.contiguous()?, NtXent { tau, log_sums: Mutex::default(), all: None })?)
+    let (left, right) = (left.contiguous()?, right.contiguous()?);
+    #[cfg(feature = "cuda")]
+    if left.device().is_cuda() {
+        return Ok(OnGpu::new(&left, &right, tau)?.apply(&left, &right)?);
+    }
+    Ok(left.apply_op2(&right, NtXent { tau, log_sums: Mutex::default(), all: None })?)
 }
 
 /// [`nt_xent`] over the batches of all processes together: the negatives of a view are all other views of all of them.
@@ -75,6 +81,9 @@ pub fn nt_xent_over(
         return nt_xent(left, right, tau);
     }
     check(left, right, tau)?;
+    if !left.device().is_cpu() {
+        return Err(device_error(left, "the CPU: of several processes the loss is computed there"));
+    }
     let (left, right) = (left.contiguous()?, right.contiguous()?);
     let all = Some(AllRows::gather(&left, &right, group)?);
     Ok(left.apply_op2(&right, NtXent { tau, log_sums: Mutex::default(), all })?)
@@ -83,15 +92,19 @@ pub fn nt_xent_over(
 fn check(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<(), LossError> {
     check_views(left, right)?;
     check_temperature(tau)?;
-    if !left.device().is_cpu() {
-        let found = format!("{:?}", left.device().location());
-        return Err(LossError::Device {
-            argument: "left",
-            found,
-            expected: "the CPU: there is no other form yet".into(),
-        });
+    match left.device() {
+        Device::Cpu => Ok(()),
+        Device::Cuda(_) if cfg!(feature = "cuda") && left.dtype() == DType::F32 => Ok(()),
+        Device::Cuda(_) if cfg!(feature = "cuda") => {
+            Err(LossError::Dtype { argument: "left", found: left.dtype(), expected: "F32 on a GPU".into() })
+        }
+        _ => Err(device_error(left, "the CPU, or a GPU in a build with the feature `cuda`")),
     }
-    Ok(())
+}
+
+fn device_error(left: &Tensor, expected: &str) -> LossError {
+    let found = format!("{:?}", left.device().location());
+    LossError::Device { argument: "left", found, expected: expected.into() }
 }
 
 /// The rows of all processes, by rank.

@@ -24,7 +24,8 @@ pub(crate) fn random(dims: &[usize], seed: u64) -> Tensor {
 pub(crate) fn close(got: &Tensor, want: &Tensor, tolerance: f64, what: &str) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let numbers = |t: &Tensor| -> Vec<f64> {
-        t.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        let here = t.to_device(&Device::Cpu).unwrap();
+        here.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     };
     for (i, (g, w)) in numbers(got).iter().zip(numbers(want)).enumerate() {
         assert!((g - w).abs() <= tolerance * (1.0 + w.abs()), "{what}: element {i} is {g}, expected {w}");

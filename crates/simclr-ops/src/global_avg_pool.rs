@@ -2,11 +2,15 @@
 //!
 //! One pass over little memory: the plain loop is the only form.
 
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 use candle_core::Tensor;
 use num_traits::Zero;
 use rayon::prelude::*;
 
 use crate::context::Context;
+#[cfg(feature = "cuda")]
+use crate::cuda::pooling;
 use crate::element::{Stored, narrow};
 use crate::error::OpsError;
 use crate::simd::simd;
@@ -49,6 +53,11 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
     match *x.dims() {
         [n, h, w, c] if h * w * c > 0 => {
             let dims = [n, h, w, c];
+            #[cfg(feature = "cuda")]
+            if let Device::Cuda(device) = x.device() {
+                let float_type = FloatType::of_map(OP, "x", x.dtype())?;
+                return Ok((pooling::mean_forward(device, x)?, Saved { dims, float_type }));
+            }
             Ok((
                 dispatch_stored!(stored_type(OP, "x", x)?, run(x, dims))?,
                 Saved { dims, float_type: stored_type(OP, "x", x)? },
@@ -80,6 +89,10 @@ pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, Ops
     let [n, _, _, c] = saved.dims;
     if grad.dims() != [n, c] {
         return Err(OpsError::shape(OP, "grad", grad, format!("[{n}, {c}], the shape of the output")));
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = grad.device() {
+        return pooling::mean_backward(device, grad, saved.dims, saved.float_type.dtype());
     }
     dispatch_stored!(saved.float_type, run(saved.dims, grad))
 }

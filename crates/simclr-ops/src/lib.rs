@@ -12,6 +12,7 @@ pub mod augment;
 pub mod autograd;
 pub mod batch_norm;
 pub mod context;
+pub mod contrast;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
 pub mod cuda;

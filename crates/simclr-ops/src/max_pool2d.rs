@@ -4,11 +4,15 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 use candle_core::Tensor;
 use num_traits::{Float as _, Zero};
 use rayon::prelude::*;
 
 use crate::context::Context;
+#[cfg(feature = "cuda")]
+use crate::cuda::pooling;
 use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
@@ -44,8 +48,15 @@ pub struct Saved {
     dims: [usize; 4],
     float_type: FloatType,
     pool: MaxPool,
-    /// Of every output, which place under its window it is from, row by row.
-    places: Arc<Vec<u8>>,
+    places: Places,
+}
+
+/// Of every output, which place under its window it is from, row by row.
+#[derive(Clone, Debug)]
+enum Places {
+    Host(Arc<Vec<u8>>),
+    #[cfg(feature = "cuda")]
+    Device(Tensor),
 }
 
 /// The greatest number of every window. Of equal ones the first counts, row by row; NaN is greater than all, as in PyTorch.
@@ -103,10 +114,17 @@ pub fn forward(ctx: &Context, x: &Tensor, pool: MaxPool) -> Result<(Tensor, Save
                 && stride > 0
                 && 2 * padding <= kernel =>
         {
-            let (dims, float_type) = ([n, h, w, c], stored_type(OP, "x", x)?);
+            let dims = [n, h, w, c];
+            #[cfg(feature = "cuda")]
+            if let Device::Cuda(device) = x.device() {
+                let float_type = FloatType::of_map(OP, "x", x.dtype())?;
+                let [y, places] = pooling::max_forward(device, x, pool)?;
+                return Ok((y, Saved { dims, float_type, pool, places: Places::Device(places) }));
+            }
+            let float_type = stored_type(OP, "x", x)?;
             let work = Work::pass(2 * x.elem_count(), float_type.width());
             let (y, places) = ctx.timed(OP, "forward", work, || dispatch_stored!(float_type, run(x, dims, pool)))?;
-            Ok((y, Saved { dims, float_type, pool, places: Arc::new(places) }))
+            Ok((y, Saved { dims, float_type, pool, places: Places::Host(Arc::new(places)) }))
         }
         _ => Err(OpsError::shape(OP, "x", x, format!("[n, h, w, c] with room for {pool:?}"))),
     }
@@ -120,14 +138,14 @@ pub fn forward(ctx: &Context, x: &Tensor, pool: MaxPool) -> Result<(Tensor, Save
 /// # Errors
 /// As [`forward`].
 pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
-    fn run<S: Stored>(saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
+    fn run<S: Stored>(saved: &Saved, places: &[u8], grad: &Tensor) -> Result<Tensor, OpsError> {
         let grad = elements::<S>(OP, "grad", grad)?;
         let [n, h, w, c] = saved.dims;
         let [h_out, w_out] = saved.pool.size_out([h, w]);
         let picture_out = h_out * w_out * c;
         let mut dx = vec![S::zero(); n * h * w * c];
         let pictures =
-            dx.par_chunks_mut(h * w * c).zip(grad.par_chunks(picture_out).zip(saved.places.par_chunks(picture_out)));
+            dx.par_chunks_mut(h * w * c).zip(grad.par_chunks(picture_out).zip(places.par_chunks(picture_out)));
         pictures.for_each(|(dx, (grad, places))| {
             // Windows overlap: sums are of the wide type, and rounded once.
             let mut sums = vec![S::Wide::zero(); dx.len()];
@@ -159,8 +177,15 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, O
             format!("[{n}, {h_out}, {w_out}, {c}], the shape of the output"),
         ));
     }
+    let places = match &saved.places {
+        Places::Host(places) => places,
+        #[cfg(feature = "cuda")]
+        Places::Device(places) => {
+            return pooling::max_backward(grad.device().as_cuda_device()?, grad, places, saved.dims, saved.pool);
+        }
+    };
     let work = Work::pass(2 * n * h * w * c, saved.float_type.width());
-    ctx.timed(OP, "backward", work, || dispatch_stored!(saved.float_type, run(saved, grad)))
+    ctx.timed(OP, "backward", work, || dispatch_stored!(saved.float_type, run(saved, places, grad)))
 }
 
 /// The pixels of the map under the window of an output: their places in the window and in the map.
@@ -180,6 +205,16 @@ mod tests {
 
     use super::*;
     use crate::check::{close, finite_differences, random};
+
+    impl Places {
+        fn host(&self) -> &[u8] {
+            match self {
+                Places::Host(places) => places,
+                #[cfg(feature = "cuda")]
+                Places::Device(_) => panic!("these are on a device"),
+            }
+        }
+    }
 
     const SHAPES: [[usize; 4]; 6] =
         [[1, 1, 1, 1], [2, 2, 3, 31], [1, 31, 33, 3], [3, 7, 6, 33], [2, 8, 8, 64], [0, 4, 4, 2]];
@@ -238,7 +273,7 @@ mod tests {
                     let wide = x.to_dtype(DType::F64).unwrap();
                     let (y, saved) = forward(&Context::new(), &x, pool).unwrap();
                     let (want, wide_saved) = forward(&Context::new(), &wide, pool).unwrap();
-                    assert_eq!((y.dtype(), &saved.places), (dtype, &wide_saved.places));
+                    assert_eq!((y.dtype(), saved.places.host()), (dtype, wide_saved.places.host()));
                     close(&y.to_dtype(DType::F64).unwrap(), &want, 0.0, "the same numbers");
                     let grad = grad.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
                     let dx = backward(&Context::new(), &saved, &grad).unwrap().to_dtype(DType::F64).unwrap();

@@ -89,6 +89,26 @@ impl FloatType {
         }
     }
 
+    /// The one of a map on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_map(op: &'static str, argument: &'static str, dtype: DType) -> Result<Self, OpsError> {
+        match dtype {
+            DType::F32 => Ok(Self::F32),
+            DType::BF16 => Ok(Self::BF16),
+            found => Err(OpsError::Dtype { op, argument, found, expected: "f32 or bf16 on a GPU" }),
+        }
+    }
+
+    /// candle's name of it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F64 => DType::F64,
+            Self::BF16 => DType::BF16,
+        }
+    }
+
     /// Bytes of an element.
     pub(crate) fn width(self) -> usize {
         match self {
@@ -199,13 +219,17 @@ pub fn modify<T: Stored>(tensor: &Tensor, write: impl FnOnce(&mut [T])) -> Resul
 /// `sum += term` where `sum` is, which nothing else may be reading.
 ///
 /// # Errors
-/// If they are not contiguous CPU tensors of one float type.
+/// If they are not contiguous tensors of one shape and float type on one device.
 pub fn add_assign(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
     fn run<S: Stored>(sum: &Tensor, term: &Tensor) -> Result<(), OpsError> {
         let term = elements::<S>("sum of gradients", "term", term)?;
         modify::<S>(sum, |sum| {
             sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| add(sum, term));
         })
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = sum.device() {
+        return crate::cuda::add_assign(device, sum, term);
     }
     dispatch_stored!(stored_type("sum of gradients", "sum", sum)?, run(sum, term))
 }

@@ -59,10 +59,7 @@ impl Gradients {
     /// # Errors
     /// [`OptimError::Ops`] if a tensor is not f32 or f64.
     pub fn norm(&self, ctx: &Context) -> Result<f64, OptimError> {
-        let mut sum = 0.0;
-        for tensor in &self.tensors {
-            sum += update::squared_norm(ctx, tensor)?;
-        }
-        Ok(sum.sqrt())
+        let tensors: Vec<&Tensor> = self.tensors.iter().collect();
+        Ok(update::squared_norm_of_all(ctx, &tensors)?.sqrt())
     }
 }

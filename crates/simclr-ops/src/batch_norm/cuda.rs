@@ -318,12 +318,13 @@ mod tests {
     use crate::batch_norm::{self, forward, inference};
     use crate::check::{close, gpu, on_both};
 
-    /// Rounded once on the way out of f32, wherever the sums fall.
+    /// Rounded once on the way out of f32, wherever the sums fall. Two rows that nearly coincide have a scale of hundreds, with which
+    /// the rounding of f32 is multiplied.
     fn tolerance(dtype: DType) -> f64 {
         match dtype {
             DType::BF16 => 1e-2,
             DType::F16 => 2e-3,
-            _ => 2e-5,
+            _ => 1e-4,
         }
     }
 

@@ -118,3 +118,18 @@ __device__ __forceinline__ T warp_sum(T number) {
     for (int distance = 16; distance > 0; distance /= 2) number += __shfl_xor_sync(0xffffffff, number, distance);
     return number;
 }
+
+// The sum of a number of each of the THREADS threads of a block, in all of them; always added in the same order.
+template <int THREADS>
+__device__ __forceinline__ double block_sum(double number) {
+    __shared__ double shared[THREADS];
+    shared[threadIdx.x] = number;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+    }
+    __syncthreads();
+    number = shared[0];
+    __syncthreads();
+    return number;
+}

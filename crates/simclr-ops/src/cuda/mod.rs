@@ -12,12 +12,17 @@ use crate::error::OpsError;
 mod choice;
 mod convolution;
 mod device;
+mod elementwise;
 mod kernels;
 mod memory;
+pub(crate) mod pooling;
+mod product;
 
 pub(crate) use convolution::{Convolutions, Problem};
+pub(crate) use elementwise::add_assign;
 pub(crate) use kernels::{Argument, Grid, Kernels, kernels, suffix};
 pub(crate) use memory::{empty, pointer};
+pub(crate) use product::{Matrix, product};
 
 pub use device::{DeviceError, Gpu, cudnn_version, driver_version, gpus, open, peak_memory};
 

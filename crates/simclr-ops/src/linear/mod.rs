@@ -1,8 +1,12 @@
 //! The linear layer: `x · weightᵀ + bias`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::context::{Context, Form};
@@ -72,6 +76,11 @@ pub fn forward(ctx: &Context, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>
     if let Some(bias) = bias.filter(|bias| bias.dims() != [c_out]) {
         return Err(OpsError::shape(OP, "bias", bias, format!("[{c_out}], one value per output")));
     }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = x.device() {
+        let y = cuda::forward(device, x, weight, bias, [n, c_in, c_out])?;
+        return Ok((y, Saved { x: x.clone(), weight: weight.clone() }));
+    }
     let (float_type, sizes) = (float_type(OP, "x", x)?, [n, c_in, c_out]);
     let work = work(sizes, 1, float_type);
     let y = ctx.timed(OP, "forward", work, || dispatch!(float_type, run(ctx, x, weight, bias, sizes)))?;
@@ -110,6 +119,10 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Gradients
     };
     if grad.dims() != [n, c_out] {
         return Err(OpsError::shape(OP, "grad", grad, format!("[{n}, {c_out}], the shape of the output")));
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = grad.device() {
+        return cuda::backward(device, &saved.x, &saved.weight, grad, [n, c_in, c_out]);
     }
     let (float_type, sizes) = (float_type(OP, "grad", grad)?, [n, c_in, c_out]);
     let work = work(sizes, 2, float_type);

@@ -1,12 +1,15 @@
 //! One step of an optimizer over all its parameters, in place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod norm;
 mod rules;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::context::{Context, Form};
@@ -14,7 +17,7 @@ use crate::element::Element;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{dispatch, elements, float_type, modify};
-pub use norm::squared_norm;
+pub use norm::{squared_norm, squared_norm_of_all};
 use norm::trust_ratio;
 use rules::{AdamFactors, Formula, SgdFactors};
 
@@ -129,6 +132,10 @@ pub fn update(ctx: &Context, slots: &[Slot<'_>], scale: f64) -> Result<(), OpsEr
         }
     }
     slots.iter().try_for_each(check)?;
+    #[cfg(feature = "cuda")]
+    if let Some(device) = slots.first().map(|slot| slot.parameter.device()).filter(|device| device.is_cuda()) {
+        return cuda::update(device.as_cuda_device()?, slots, scale);
+    }
     let numbers = |slot: &Slot<'_>| slot.parameter.elem_count() * (3 + 2 * slot.rule.moments());
     let width = slots.first().map_or(4, |slot| slot.parameter.dtype().size_in_bytes());
     let work = Work::pass(slots.iter().map(numbers).sum(), width);
@@ -152,14 +159,22 @@ fn check(slot: &Slot<'_>) -> Result<(), OpsError> {
         if t.dtype() != parameter.dtype() {
             return Err(OpsError::Dtype { op: OP, argument, found: t.dtype(), expected: parameter.dtype().as_str() });
         }
-        float_type(OP, argument, t)?;
+        update_type(argument, t)?;
     }
     for (argument, t) in moments.iter().map(|t| ("moments", t)).chain([("parameter", *parameter)]) {
         if !t.is_contiguous() {
             return Err(OpsError::shape(OP, argument, t, "contiguous elements"));
         }
     }
-    float_type(OP, "parameter", parameter).map(drop)
+    update_type("parameter", parameter)
+}
+
+/// Which tensors can be moved: what ops compute with on the CPU, f32 on a GPU.
+fn update_type(argument: &'static str, t: &Tensor) -> Result<(), OpsError> {
+    match t.dtype() {
+        DType::F32 if cfg!(feature = "cuda") && t.device().is_cuda() => Ok(()),
+        _ => float_type(OP, argument, t).map(drop),
+    }
 }
 
 /// A slot whose rule remembers two tensors; each is changed under its own lock.

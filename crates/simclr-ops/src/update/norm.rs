@@ -14,14 +14,30 @@ use crate::storage::{dispatch, elements, float_type};
 /// The sum is cut by shape: it has the same bits for any number of threads.
 ///
 /// # Errors
-/// [`OpsError::Dtype`] or [`OpsError::NoForm`] unless it is a CPU tensor of f32 or f64.
+/// [`OpsError::Dtype`] or [`OpsError::NoForm`] unless it is a CPU tensor of f32 or f64, or one of f32 on a GPU.
 pub fn squared_norm(ctx: &Context, tensor: &Tensor) -> Result<f64, OpsError> {
     fn run<T: Element>(ctx: &Context, tensor: &Tensor) -> Result<f64, OpsError> {
         let tensor = tensor.contiguous()?;
         let numbers = elements::<T>("squared_norm", "tensor", &tensor)?;
         Ok(of_sum(ctx, &numbers, &numbers, T::one(), T::zero()))
     }
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = tensor.device() {
+        return super::cuda::squared_norm(device, &[tensor]);
+    }
     dispatch!(float_type("squared_norm", "tensor", tensor)?, run(ctx, tensor))
+}
+
+/// [`squared_norm`] of all `tensors` together, which a GPU sums up at once.
+///
+/// # Errors
+/// [`OpsError::Dtype`] or [`OpsError::NoForm`] unless they are tensors of f32 or f64 on the CPU, or of f32 on one GPU.
+pub fn squared_norm_of_all(ctx: &Context, tensors: &[&Tensor]) -> Result<f64, OpsError> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = tensors.first().map(|tensor| tensor.device()).filter(|device| device.is_cuda()) {
+        return super::cuda::squared_norm(device.as_cuda_device()?, tensors);
+    }
+    tensors.iter().try_fold(0.0, |sum, tensor| Ok(sum + squared_norm(ctx, tensor)?))
 }
 
 /// Squared norm of `scale · grad + decay · p`.

@@ -49,6 +49,15 @@ impl<T: Element> AdamFactors<T> {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl AdamFactors<f32> {
+    /// As the kernel reads them.
+    pub(super) fn numbers(self) -> [f32; 10] {
+        let Self { scale, weight_decay, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, root, eps } = self;
+        [scale, weight_decay, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, root, eps]
+    }
+}
+
 /// In the order of `torch.optim.Adam` and `AdamW`.
 impl<T: Element> Formula<T> for AdamFactors<T> {
     type Moments<'a> = (&'a mut T, &'a mut T);
@@ -98,6 +107,16 @@ impl<T: Element> SgdFactors<T> {
             out: T::one(),
             nesterov: step.nesterov,
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl SgdFactors<f32> {
+    /// As the kernel reads them, which finds the trust ratio itself where there is a coefficient.
+    pub(super) fn numbers(self, trust_coefficient: f32) -> [f32; 10] {
+        let Self { scale, weight_decay, momentum, into, out, nesterov } = self;
+        let nesterov = if nesterov { 1.0 } else { 0.0 };
+        [scale, weight_decay, momentum, into, out, nesterov, trust_coefficient, 0.0, 0.0, 0.0]
     }
 }
 

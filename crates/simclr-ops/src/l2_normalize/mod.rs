@@ -2,6 +2,9 @@
 //!
 //! One pass over a few thousand numbers: the plain loop is the only form.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -19,8 +22,15 @@ pub const SHORTEST: f64 = 1e-12;
 #[derive(Clone, Debug)]
 pub struct Saved {
     y: Tensor,
-    /// Length of every row before.
-    norms: Vec<f64>,
+    norms: Norms,
+}
+
+/// Length of every row before.
+#[derive(Clone, Debug)]
+enum Norms {
+    Host(Vec<f64>),
+    #[cfg(feature = "cuda")]
+    Device(Tensor),
 }
 
 /// Divides every row by its Euclidean length; rows no longer than [`SHORTEST`] become zero.
@@ -45,9 +55,14 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
             }
         });
         let y = tensor(y, (n, d))?;
-        Ok((y.clone(), Saved { y, norms }))
+        Ok((y.clone(), Saved { y, norms: Norms::Host(norms) }))
     }
     match *x.dims() {
+        #[cfg(feature = "cuda")]
+        [n, d] if d > 0 && x.device().is_cuda() => {
+            let [y, norms] = cuda::forward(x.device().as_cuda_device()?, x, [n, d])?;
+            Ok((y.clone(), Saved { y, norms: Norms::Device(norms) }))
+        }
         [n, d] if d > 0 => dispatch!(float_type(OP, "x", x)?, run(x, n, d)),
         _ => Err(OpsError::shape(OP, "x", x, "[n, d] with d above 0")),
     }
@@ -61,11 +76,11 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
 /// # Errors
 /// As [`forward`].
 pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
-    fn run<T: Element>(saved: &Saved, grad: &Tensor) -> Result<Tensor, OpsError> {
+    fn run<T: Element>(saved: &Saved, norms: &[f64], grad: &Tensor) -> Result<Tensor, OpsError> {
         let (n, d) = saved.y.dims2()?;
         let (y, grad) = (elements::<T>(OP, "y", &saved.y)?, elements::<T>(OP, "grad", grad)?);
         let mut dx = vec![T::zero(); n * d];
-        dx.par_chunks_mut(d).zip(y.par_chunks(d).zip(grad.par_chunks(d))).zip(&saved.norms).for_each(
+        dx.par_chunks_mut(d).zip(y.par_chunks(d).zip(grad.par_chunks(d))).zip(norms).for_each(
             |((dx, (y, grad)), &norm)| {
                 if norm <= SHORTEST {
                     return;
@@ -81,7 +96,11 @@ pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, Ops
     if grad.dims() != saved.y.dims() {
         return Err(OpsError::shape(OP, "grad", grad, format!("{:?}, the shape of the output", saved.y.dims())));
     }
-    dispatch!(float_type(OP, "grad", grad)?, run(saved, grad))
+    match &saved.norms {
+        Norms::Host(norms) => dispatch!(float_type(OP, "grad", grad)?, run(saved, norms, grad)),
+        #[cfg(feature = "cuda")]
+        Norms::Device(norms) => cuda::backward(saved.y.device().as_cuda_device()?, &saved.y, norms, grad),
+    }
 }
 
 #[cfg(test)]
