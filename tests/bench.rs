@@ -35,7 +35,7 @@ fn every_benchmark_has_its_fields() {
     measured(&format!("bench step {model}"), &step, &["gflops", "pairs_per_s", "s_per_step"]);
     let infer = ["arch", "batch", "device", "images_per_s", "peak_mib", "precision", "s_per_batch", "threads", "width"];
     measured(&format!("bench infer {model}"), &infer, &["images_per_s", "s_per_batch"]);
-    let loss = ["batch", "dim", "form", "peak_mib_above_start", "s", "threads"];
+    let loss = ["batch", "device", "dim", "form", "peak_mib_above_start", "s", "threads"];
     let knn = ["bank", "dim", "gflops", "k", "peak_mib_above_start", "queries", "s", "threads"];
     measured("bench knn --bank 300 --queries 50 --dim 8 --k 7 --steps 1 --threads 1", &knn, &["s", "gflops"]);
     measured("bench loss --batch 16 --dim 8 --steps 1 --threads 1", &loss, &["s"]);
@@ -44,6 +44,34 @@ fn every_benchmark_has_its_fields() {
         let flags = format!("bench augment --size 8 --steps 1 --threads {threads} {data}");
         measured(&flags, &["data", "size", "threads", "views_per_s"], &["views_per_s"]);
     }
+}
+
+#[test]
+fn a_roofline_counts_and_predicts() {
+    let typed = "bench roofline --arch resnet18 --batch 512 --precision";
+    let [f32, bf16] = ["f32", "bf16"].map(|precision| result(&format!("{typed} {precision}")));
+    let sum = |object: &serde_json::Value, name: &str| {
+        object["kernels"].as_array().unwrap().iter().map(|kernel| kernel[name].as_f64().unwrap()).sum::<f64>()
+    };
+    // As much to compute, less to move; and no kernel is faster than its parts.
+    assert_eq!(sum(&f32, "operations"), sum(&bf16, "operations"));
+    assert!(sum(&f32, "bytes") > 1.8 * sum(&bf16, "bytes"));
+    assert!((sum(&bf16, "s") - bf16["s_per_step"].as_f64().unwrap()).abs() < 1e-9);
+    assert!(bf16["pairs_per_s"].as_f64().unwrap() > f32["pairs_per_s"].as_f64().unwrap());
+    assert_eq!(bf16["measured"], false);
+    let refused = program::run("bench roofline --bandwidth 0");
+    assert_eq!(refused.status, Some(2));
+    assert!(refused.stderr.contains("--bandwidth is 0, expected a finite number above 0"), "{}", refused.stderr);
+}
+
+#[test]
+fn the_doctor_tells_what_there_is() {
+    let doctor = result("doctor --threads 2");
+    assert_eq!(doctor["threads"], 2);
+    assert!(doctor["instructions"].as_array().unwrap().contains(&"portable".into()));
+    assert_eq!(doctor["cuda"].is_null(), !cfg!(feature = "cuda"));
+    let text = program::run("doctor");
+    assert!(text.status == Some(0) && text.stdout.contains("--device auto is "), "{}", text.stdout);
 }
 
 #[test]

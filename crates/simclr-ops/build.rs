@@ -35,7 +35,10 @@ fn main() {
         }
         command.arg("-o").arg(&ptx).arg(&source);
         let output = command.output().unwrap_or_else(|error| {
-            panic!("{} cannot be started ({error}): --features cuda needs the CUDA toolkit; set CUDA_HOME to its folder", nvcc.display())
+            panic!(
+                "{} cannot be started ({error}): --features cuda needs the CUDA toolkit; set CUDA_HOME to its folder",
+                nvcc.display()
+            )
         });
         assert!(output.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
     }
@@ -45,10 +48,14 @@ fn main() {
 fn capability() -> String {
     let given = env::var("CUDA_COMPUTE_CAP").ok().map(|given| given.replace('.', ""));
     let found = || {
-        let output = Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output().ok()?;
+        let output =
+            Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         // Of several GPUs the oldest: what it runs, all run.
-        text.lines().filter_map(|line| line.trim().replace('.', "").parse::<u32>().ok()).min().map(|found| found.to_string())
+        text.lines()
+            .filter_map(|line| line.trim().replace('.', "").parse::<u32>().ok())
+            .min()
+            .map(|found| found.to_string())
     };
     let capability = given.or_else(found).unwrap_or_else(|| {
         panic!("this machine has no GPU to ask for its compute capability: set CUDA_COMPUTE_CAP, for example to 90 for an H100")

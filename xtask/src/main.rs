@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod fetch;
 mod golden;
+mod gpu_check;
 
 use std::{
     path::{Path, PathBuf},
@@ -29,6 +30,8 @@ enum Command {
     Golden(golden::Arguments),
     /// Compare training speed with that of another program, taking turns
     Bench(bench::Arguments),
+    /// Test and measure everything that needs a GPU, and write one JSON report
+    GpuCheck(gpu_check::Arguments),
     /// Run every gate (.ci/run)
     Ci,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Golden(arguments) => golden::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::GpuCheck(arguments) => gpu_check::run(&arguments),
         Command::Ci => ci::run(),
     };
     match result {

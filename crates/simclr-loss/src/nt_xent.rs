@@ -11,9 +11,9 @@ use simclr_dist::ProcessGroup;
 use simclr_ops::Element;
 use simclr_ops::product::{Instructions, Matrix, MatrixMut, product};
 
+use crate::error::{LossError, check_temperature, check_views};
 #[cfg(feature = "cuda")]
 use crate::on_gpu::OnGpu;
-use crate::error::{LossError, check_temperature, check_views};
 use crate::symmetric::{LOWEST_TAU, Symmetric};
 
 /// Rows and columns of a tile: 256 KiB in f32, what a core's second cache holds. The tiles are cut by shape, so that the

@@ -74,7 +74,14 @@ mod cuda_tests {
         let loss = nt_xent(&left, &right, tau).unwrap();
         let store = loss.backward().unwrap();
         let numbers = |t: &candle_core::Tensor| {
-            t.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+            t.to_device(&Device::Cpu)
+                .unwrap()
+                .to_dtype(DType::F64)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f64>()
+                .unwrap()
         };
         [numbers(&loss), numbers(store.get(&left).unwrap()), numbers(store.get(&right).unwrap())]
     }

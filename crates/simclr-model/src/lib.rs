@@ -21,8 +21,8 @@ mod weights;
 
 pub use classifier::Classifier;
 pub use config::{Arch, ModelConfig, Stem, WeightsFile};
-pub use error::ModelError;
 pub use encoder::LayerSizes;
+pub use error::ModelError;
 pub use frozen::FrozenEncoder;
 pub use infer::InferError;
 pub use layers::Mode;

@@ -7,9 +7,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage as _};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
 
 use crate::batch_norm::{BatchNorm, BatchStatistics};
 use crate::context::Context;
@@ -295,7 +295,8 @@ impl CustomOp3 for Recorded {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, 
+    fn cuda_fwd(
+        &self,
         _: &CudaStorage,
         _: &Layout,
         _: &CudaStorage,

@@ -13,12 +13,14 @@ use clap::{Parser, Subcommand};
 use crate::output::OutputArguments;
 pub(crate) use bench::{
     BenchAugmentArguments, BenchCommand, BenchEpochArguments, BenchInferArguments, BenchKnnArguments,
-    BenchLossArguments, BenchMessagesArguments, BenchScalingArguments, BenchStepArguments,
+    BenchLossArguments, BenchMessagesArguments, BenchRooflineArguments, BenchScalingArguments, BenchStepArguments,
 };
 pub(crate) use data::{AugmentArguments, AugmentationArguments, DataArguments, FetchArguments};
 pub(crate) use evaluation::{FinetuneArguments, ImageNetArguments, KnnArguments, LinearArguments};
 pub(crate) use features::{DuplicatesArguments, EmbedArguments, SearchArguments};
-pub(crate) use runs::{DistArguments, MachineArguments, PresetsArguments, ReportArguments, StatusArguments};
+pub(crate) use runs::{
+    DistArguments, DoctorArguments, MachineArguments, PresetsArguments, ReportArguments, StatusArguments,
+};
 pub(crate) use training::{Cs231nArguments, PretrainArguments};
 pub(crate) use weights::{ExportArguments, ImportArguments};
 
@@ -79,6 +81,7 @@ impl Cli {
             Some(Command::Duplicates(arguments)) => arguments.output,
             Some(Command::Augment(arguments)) => arguments.output,
             Some(Command::Status(arguments)) => arguments.output,
+            Some(Command::Doctor(arguments)) => arguments.output,
             Some(Command::Report(arguments)) => arguments.output,
             Some(Command::Presets(arguments)) => arguments.output,
             Some(Command::Bench(command)) => command.output(),
@@ -140,6 +143,8 @@ pub(crate) enum Command {
     Report(ReportArguments),
     /// Tell how a run stands, while it trains too
     Status(StatusArguments),
+    /// Tell what this machine has and this build can use: CPU, GPUs, driver, cuDNN, precisions
+    Doctor(DoctorArguments),
     /// List the presets, or print the file of one: a start for a --config of your own
     Presets(PresetsArguments),
     /// Measure this machine

@@ -8,6 +8,7 @@ use simclr_model::{Mode, Model};
 use simclr_optim::{Gradients, Optimizer};
 
 use crate::config::{Config, Views};
+use crate::feed::Pairs;
 use crate::ranks::Ranks;
 
 /// How a batch, or the share of it that this process has, goes through the model and into the loss, which is that of the whole batch.
@@ -41,18 +42,18 @@ impl Contrast {
         Self { views, temperature, chunk, accumulate, ranks: ranks.clone() }
     }
 
-    /// Loss and gradients of both views of a batch, `[n, 3, h, w]` each.
+    /// Loss and gradients of both views of a batch.
     ///
     /// # Errors
     /// If the views have different shapes, or chunks do not fill the batch.
-    pub(crate) fn run(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
+    pub(crate) fn run(&self, model: &Model, optimizer: &Optimizer, views: &Pairs) -> anyhow::Result<Contrasted> {
         match self.chunk {
-            Some(chunk) if self.is_chunked(views[0].dim(0)?) => self.in_chunks(chunk, model, optimizer, views),
+            Some(chunk) if self.is_chunked(views.len()?) => self.in_chunks(chunk, model, optimizer, views),
             _ => self.at_once(model, optimizer, views),
         }
     }
 
-    fn at_once(&self, model: &Model, optimizer: &Optimizer, views: [&Tensor; 2]) -> anyhow::Result<Contrasted> {
+    fn at_once(&self, model: &Model, optimizer: &Optimizer, views: &Pairs) -> anyhow::Result<Contrasted> {
         let [left, right] = self.embed(model, views, Mode::Train)?;
         let began = Instant::now();
         let loss = nt_xent_over(&left, &right, self.temperature, self.ranks.group())?;
@@ -86,15 +87,12 @@ impl Contrast {
         chunk: usize,
         model: &Model,
         optimizer: &Optimizer,
-        views: [&Tensor; 2],
+        views: &Pairs,
     ) -> anyhow::Result<Contrasted> {
-        let n = views[0].dim(0)?;
-        let part = |[left, right]: [&Tensor; 2], start: usize| -> candle_core::Result<[Tensor; 2]> {
-            let len = chunk.min(n - start);
-            Ok([left.narrow(0, start, len)?, right.narrow(0, start, len)?])
-        };
+        let n = views.len()?;
+        let len = |start: usize| chunk.min(n - start);
         let starts = || (0..n).step_by(chunk);
-        let embedded = starts().map(|start| self.embed(model, part(views, start)?.each_ref(), Mode::First));
+        let embedded = starts().map(|start| self.embed(model, &views.part(start, len(start))?, Mode::First));
         let embedded: Vec<[Tensor; 2]> = embedded.collect::<anyhow::Result<_>>()?;
         let all = |view: usize| Tensor::cat(&embedded.iter().map(|parts| &parts[view]).collect::<Vec<_>>(), 0);
         let embeddings = [all(0)?, all(1)?];
@@ -111,8 +109,8 @@ impl Contrast {
         let grads = [of(&left)?, of(&right)?];
         let mut sum: Option<Gradients> = None;
         for start in starts() {
-            let out = self.embed(model, part(views, start)?.each_ref(), Mode::Second)?;
-            let grad = part(grads.each_ref(), start)?;
+            let out = self.embed(model, &views.part(start, len(start))?, Mode::Second)?;
+            let grad = [grads[0].narrow(0, start, len(start))?, grads[1].narrow(0, start, len(start))?];
             // Its gradient for the embeddings of the chunk is that of the loss of the whole batch.
             let product = ((&out[0] * &grad[0])?.sum_all()? + (&out[1] * &grad[1])?.sum_all()?)?;
             let gradients = optimizer.gradients(&model.backward(&product)?)?;
@@ -125,13 +123,13 @@ impl Contrast {
     }
 
     /// The embeddings of both views, normalised each by its own statistics or both together.
-    fn embed(&self, model: &Model, [left, right]: [&Tensor; 2], mode: Mode) -> anyhow::Result<[Tensor; 2]> {
+    fn embed(&self, model: &Model, views: &Pairs, mode: Mode) -> anyhow::Result<[Tensor; 2]> {
         let groups = match self.views {
             Views::Separate => 2,
             Views::Joint => 1,
         };
-        let n = left.dim(0)?;
-        let out = model.forward_groups(&Tensor::cat(&[left, right], 0)?, groups, mode)?;
+        let n = views.len()?;
+        let out = model.forward_map(&views.map(model)?, groups, mode)?;
         Ok([out.narrow(0, 0, n)?, out.narrow(0, n, n)?])
     }
 }
@@ -201,7 +199,7 @@ mod tests {
                 let (want_model, mut want_optimizer) = new(arch);
                 // Two steps: the second begins with what the first has moved.
                 for step in 0..2 {
-                    let got = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
+                    let got = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
                     let separate = views == Views::Separate;
                     let (loss, want) = whole(&want_model, &want_optimizer, [&left, &right], chunk, separate);
                     assert!((got.loss - loss).abs() < 1e-10, "{arch} {views:?}: {} {loss}", got.loss);
@@ -227,7 +225,7 @@ mod tests {
         let run = |chunk| {
             let (model, optimizer) = new(Arch::ResNet18);
             let contrast = one(Views::Separate, chunk);
-            let out = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
+            let out = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
             (out.loss, out.embeddings.map(|t| numbers(&t)))
         };
         assert!(run(None) == run(Some(12)) && run(None) == run(Some(99)));

@@ -14,14 +14,17 @@ mod convert;
 mod course_report;
 mod cs231n;
 mod data_sets;
+mod doctor;
 mod duplicates;
 mod embed;
 mod evaluate;
 mod features_file;
+mod feed;
 mod fetch;
 mod few_labels;
 mod figure;
 mod finetune;
+mod gpu_memory;
 mod imagenet;
 mod interrupt;
 mod knn;
@@ -138,6 +141,7 @@ fn dispatch(cli: &Cli, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending>
         Some(Command::Augment(arguments)) => augment::command(arguments, output),
         Some(Command::Report(arguments)) => report::command(arguments, output),
         Some(Command::Status(arguments)) => status::command(arguments, output),
+        Some(Command::Doctor(arguments)) => doctor::command(arguments, output),
         Some(Command::Presets(arguments)) => preset::command(arguments, output),
         Some(Command::Bench(command)) => bench::command(command, ranks, output),
         Some(Command::Fetch(arguments)) => fetch::command(arguments, output),

@@ -1,7 +1,7 @@
 //! What the program runs on: threads, device, memory.
 
-use anyhow::{Context as _, bail};
-use candle_core::Device;
+use anyhow::Context as _;
+use candle_core::{Device, DeviceLocation};
 
 use crate::Usage;
 
@@ -19,23 +19,104 @@ pub(crate) fn use_threads(threads: Option<usize>) -> anyhow::Result<()> {
     pool.build_global().context("the compute threads cannot be started")
 }
 
-/// The device of `--device`.
+/// The device of `--device`; `auto` is the first GPU that this build can use, or else the CPU.
 ///
 /// # Errors
-/// [`Usage`] for a name that is none; if the device is not to be had in this build.
+/// [`Usage`] for a name that is none; if the device is not to be had here, or in this build.
 pub(crate) fn device(name: &str) -> anyhow::Result<Device> {
     let number = match name {
-        "auto" | "cpu" => return Ok(Device::Cpu),
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => return Ok(gpu::open(0).unwrap_or(Device::Cpu)),
         "cuda" => "0",
         _ => name.strip_prefix("cuda:").unwrap_or("none"),
     };
-    if number.parse::<usize>().is_err() {
+    let Ok(number) = number.parse() else {
         return Err(Usage(format!("--device is {name}, expected auto, cpu, cuda or cuda:N")).into());
+    };
+    gpu::open(number).with_context(|| format!("--device is {name}"))
+}
+
+/// The name of a device in figures and messages: `cpu`, or `cuda:N`.
+pub(crate) fn name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        _ => "cpu".into(),
     }
-    if cfg!(feature = "cuda") {
-        bail!("--device is {name}, but training on a GPU is not there yet: use --device cpu");
+}
+
+/// What a device is, for people.
+pub(crate) fn describe(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => gpu::describe(gpu_id),
+        _ => format!("the CPU, {} threads", rayon::current_num_threads()),
     }
-    bail!("--device is {name}, but this build has no CUDA: build it with `cargo run -p simclr-train --features cuda`");
+}
+
+/// Waits until a device has done all that it was asked, for those who measure.
+pub(crate) fn wait_for(device: &Device) -> candle_core::Result<()> {
+    device.synchronize()
+}
+
+/// Bytes of memory of a GPU that nobody has taken; none for the CPU.
+pub(crate) fn free_memory(device: &Device) -> Option<usize> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => gpu::free_memory(gpu_id),
+        _ => None,
+    }
+}
+
+/// The most memory of a device that this process has held, in MiB, where that is known.
+pub(crate) fn peak_mib_of(device: &Device) -> Option<u64> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => gpu::peak_memory(gpu_id).map(|bytes| bytes as u64 >> 20),
+        _ => peak_mib(),
+    }
+}
+
+/// GPUs, in a build that has them.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use candle_core::Device;
+    use simclr_ops::cuda;
+
+    pub(super) fn open(number: usize) -> anyhow::Result<Device> {
+        Ok(cuda::open(number)?)
+    }
+
+    pub(super) fn describe(number: usize) -> String {
+        let gpu = cuda::gpus().ok().and_then(|gpus| gpus.into_iter().nth(number));
+        gpu.map_or_else(|| format!("GPU {number}"), |gpu| format!("{} (GPU {number})", gpu.name))
+    }
+
+    pub(super) fn free_memory(number: usize) -> Option<usize> {
+        cuda::gpus().ok()?.get(number).map(|gpu| gpu.free)
+    }
+
+    pub(super) fn peak_memory(number: usize) -> Option<usize> {
+        cuda::peak_memory(number)
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod gpu {
+    use anyhow::bail;
+    use candle_core::Device;
+
+    pub(super) fn open(_: usize) -> anyhow::Result<Device> {
+        bail!("this build has no CUDA: build it with `cargo run -p simclr-train --features cuda`");
+    }
+
+    pub(super) fn describe(number: usize) -> String {
+        format!("GPU {number}")
+    }
+
+    pub(super) fn free_memory(_: usize) -> Option<usize> {
+        None
+    }
+
+    pub(super) fn peak_memory(_: usize) -> Option<usize> {
+        None
+    }
 }
 
 /// The most memory that this process has held, in MiB, where the system tells (Linux).
@@ -51,15 +132,26 @@ mod tests {
 
     #[test]
     fn devices_are_known_refused_or_not_there() {
-        assert!(device("auto").unwrap().is_cpu() && device("cpu").unwrap().is_cpu());
+        assert!(device("cpu").unwrap().is_cpu());
         for wrong in ["gpu", "cuda:", "cuda:x", ""] {
             let error = device(wrong).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains("expected auto, cpu, cuda or cuda:N"), "{error}");
         }
-        for there in ["cuda", "cuda:1"] {
-            let error = device(there).unwrap_err();
-            assert!(!error.is::<Usage>() && error.to_string().starts_with(&format!("--device is {there}, but")));
-        }
+        // No machine has so many.
+        let error = device("cuda:1000").unwrap_err();
+        let why = format!("{error:#}");
+        assert!(!error.is::<Usage>() && why.starts_with("--device is cuda:1000: "), "{why}");
+        let no_build = "this build has no CUDA: build it with";
+        assert!(if cfg!(feature = "cuda") { why.contains("no CUDA device") } else { why.contains(no_build) }, "{why}");
+    }
+
+    #[test]
+    fn auto_is_the_cpu_where_there_is_no_gpu() {
+        let auto = device("auto").unwrap();
+        assert_eq!(auto.is_cpu(), device("cuda").is_err());
+        assert_eq!(name(&auto), if auto.is_cpu() { "cpu" } else { "cuda:0" });
+        assert!(!describe(&auto).is_empty());
+        wait_for(&auto).unwrap();
     }
 
     #[cfg(target_os = "linux")]

@@ -13,6 +13,7 @@ use crate::checkpoint::State;
 use crate::cli::PretrainArguments;
 use crate::config::{Config, Given, Precision};
 use crate::data_sets::{self, Place};
+use crate::feed::Feed;
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::monitor::Monitor;
@@ -47,7 +48,7 @@ pub(crate) fn command(
     }
     let resumed = saved.is_some();
     let opened = Opening { config, given, resumed, ranks }.open(arguments, output);
-    let Pictured { config, device, train, test, bad, loader, steps } = ranks.agree(opened)?;
+    let Pictured { config, device, train, test, bad, feed, steps } = ranks.agree(opened)?;
     ranks.must_match("data set", || data_sets::digest(&train))?;
     ranks.must_match("test split", || test.as_ref().map_or_else(|| Ok("none".into()), data_sets::digest))?;
     // What the pictures had their say in.
@@ -80,7 +81,7 @@ pub(crate) fn command(
     let run = RunFolder::at(&path);
     let interrupt = Interrupt::listen()?;
     let monitor = Monitor::held_out(&config, &train, output)?.over(ranks);
-    let mut training = Training::begin(&config, (&run, lock), (&device, ranks), loader, monitor, output)?;
+    let mut training = Training::begin(&config, (&run, lock), (&device, ranks), feed, monitor, output)?;
     if !ranks.is_alone() {
         let (count, own) = (ranks.count(), config.batch / ranks.count());
         let norm = if config.sync_bn { "all of them together" } else { "each by itself" };
@@ -105,7 +106,8 @@ pub(crate) fn command(
             steps,
             run.path().display()
         ));
-        if config.precision == Precision::Bf16 {
+        output.say(format!("training runs on {}", machine::describe(&device)));
+        if config.precision == Precision::Bf16 && device.is_cpu() {
             output.say("bf16 halves the memory of activations; a CPU multiplies in f32 here, so a step takes about as long as with f32");
         }
         if quick {
@@ -191,7 +193,7 @@ struct Pictured {
     train: Arc<dyn Pictures>,
     test: Option<Arc<dyn Pictures>>,
     bad: Vec<Bad>,
-    loader: Loader,
+    feed: Feed,
     /// Steps of an epoch.
     steps: u64,
 }
@@ -213,8 +215,9 @@ impl Opening<'_> {
         let config = if resumed { config.clone() } else { config.clone().fitted(given, &opened)? };
         let (train, bad) = (opened.pictures, opened.bad);
         let loader = loader(&config, &train, arguments.workers, ranks)?;
-        let steps = steps_per_epoch(&config, &loader)?;
-        Ok(Pictured { config, device, train, test, bad, loader, steps })
+        let steps = steps_per_epoch(&config, loader.batches_per_epoch())?;
+        let feed = Feed::new(loader, train.as_ref(), &config, &device, output)?;
+        Ok(Pictured { config, device, train, test, bad, feed, steps })
     }
 }
 
@@ -245,7 +248,8 @@ pub(crate) fn stage(
     let device = machine::device(&config.device)?;
     let alone = Ranks::alone();
     let loader = loader(config, train, workers, &alone)?;
-    let mut training = Training::begin(config, (&run, Some(lock)), (&device, &alone), loader, monitor, output)?;
+    let feed = Feed::new(loader, train.as_ref(), config, &device, output)?;
+    let mut training = Training::begin(config, (&run, Some(lock)), (&device, &alone), feed, monitor, output)?;
     interrupt.at_once(false);
     let stop = training.run(interrupt, None, output)?;
     if let Stop::Interrupted = stop {

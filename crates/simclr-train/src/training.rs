@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::json;
-use simclr_data::{EpochBatches, Loader, Pictures};
+use simclr_data::Pictures;
 use simclr_eval::{agreement, spread};
 use simclr_model::Model;
 use simclr_ops::Context;
@@ -18,6 +18,8 @@ use crate::checkpoint::{self, Checkpoints, State};
 use crate::config::Config;
 use crate::contrast::{Contrast, Contrasted};
 use crate::evaluate::sample_batch;
+use crate::feed::{Batches, Feed};
+use crate::gpu_memory;
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::meter::Meter;
@@ -47,7 +49,7 @@ pub(crate) struct Training<'a> {
     /// The first of several processes has it.
     _lock: Option<Lock>,
     ranks: Ranks,
-    pub(crate) loader: Loader,
+    feed: Feed,
     pub(crate) model: Model,
     contrast: Contrast,
     optimizer: Optimizer,
@@ -76,7 +78,7 @@ impl<'a> Training<'a> {
         config: &'a Config,
         (run, lock): (&RunFolder, Option<Lock>),
         (device, ranks): (&'a Device, &Ranks),
-        loader: Loader,
+        feed: Feed,
         monitor: Monitor,
         output: &Output,
     ) -> anyhow::Result<Self> {
@@ -91,10 +93,11 @@ impl<'a> Training<'a> {
                 .map(|(optimizer, model)| (model, optimizer, State::default()))
         };
         let (model, mut optimizer, own) = ranks.agree(begun)?;
+        gpu_memory::must_fit(config, &model, device, config.batch / ranks.count())?;
         ranks.spread(&model, &mut optimizer)?;
         let state: State = ranks.first_tells(|| Ok(own))?;
         let metrics = if ranks.is_first() { Some(Metrics::open(run, state.events)?) } else { None };
-        let schedule = config.schedule(steps_per_epoch(config, &loader)?);
+        let schedule = config.schedule(steps_per_epoch(config, feed.batches_per_epoch())?);
         let (contrast, kept, run) = (Contrast::of(config, ranks), Instant::now(), run.clone());
         Ok(Self {
             config,
@@ -102,7 +105,7 @@ impl<'a> Training<'a> {
             run,
             _lock: lock,
             ranks: ranks.clone(),
-            loader,
+            feed,
             model,
             contrast,
             optimizer,
@@ -159,9 +162,9 @@ impl<'a> Training<'a> {
             let mut progress = Progress::new(output, "training", self.schedule.steps, self.state.step);
             let mut meter = Meter::start();
             // Counted randomness: these are the batches that the run would have seen without an interruption.
-            let mut batches = self.loader.epoch(self.state.epoch, self.state.batch);
+            let mut batches = self.feed.epoch(self.state.epoch, self.state.batch)?;
             // What fills no step at the end of an epoch is left out.
-            while self.state.batch + self.config.accumulate <= self.loader.batches_per_epoch() {
+            while self.state.batch + self.config.accumulate <= self.feed.batches_per_epoch() {
                 if max_steps.is_some_and(|most| self.state.step >= most) {
                     return Ok(Stop::EnoughSteps);
                 }
@@ -186,15 +189,14 @@ impl<'a> Training<'a> {
 
     /// One step of Algorithm 1 of the paper: embed both views, contrast them, follow the gradient. None if a number was not finite
     /// and the step was left out.
-    fn step(&mut self, batches: &mut EpochBatches, meter: &mut Meter, output: &Output) -> anyhow::Result<Option<Step>> {
+    fn step(&mut self, batches: &mut Batches, meter: &mut Meter, output: &Output) -> anyhow::Result<Option<Step>> {
         let accumulate = self.config.accumulate;
         let running = self.model.running_statistics()?;
         let (mut loss, mut sum, mut last, mut indices) = (0.0, None::<Gradients>, None, Vec::new());
         for _ in 0..accumulate {
             let batch = batches.next().context("an epoch has fewer batches than it said")??;
             self.state.train_seconds += meter.data_came();
-            let (left, right) = (batch.left.to_device(self.device)?, batch.right.to_device(self.device)?);
-            let mut contrasted = self.contrast.run(&self.model, &self.optimizer, [&left, &right])?;
+            let mut contrasted = self.contrast.run(&self.model, &self.optimizer, &batch.pairs)?;
             loss += contrasted.loss / accumulate as f64;
             match (&mut sum, contrasted.gradients.take()) {
                 (Some(sum), Some(gradients)) => sum.add(&gradients)?,
@@ -358,7 +360,8 @@ impl<'a> Training<'a> {
 
     fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {
         let [left, right] = &step.contrasted.embeddings;
-        let (left, right) = (self.ranks.rows(left)?, self.ranks.rows(right)?);
+        let here = |rows: &Tensor| self.ranks.rows(&rows.to_device(&Device::Cpu)?);
+        let (left, right) = (here(left)?, here(right)?);
         let (agreement, spread) = (agreement(&left, &right)?, spread(&left)?);
         self.state.embedding_std = Some(spread.std);
         let event = Event::Step {
@@ -387,11 +390,11 @@ impl<'a> Training<'a> {
         let ctx = self.ranks.context(config.context(), config.sync_bn);
         let model = Model::new(&config.model()?, config.seed, DType::F32, self.device, &ctx)?;
         let mut optimizer = config.optimizer(&model)?;
-        let Some(batch) = self.loader.epoch(0, 0).next() else { bail!("the training pictures fill no batch") };
+        let Some(batch) = self.feed.epoch(0, 0)?.next() else { bail!("the training pictures fill no batch") };
         let batch = batch?;
         let mut step = || -> anyhow::Result<Duration> {
             let began = Instant::now();
-            let contrasted = self.contrast.run(&model, &optimizer, [&batch.left, &batch.right])?;
+            let contrasted = self.contrast.run(&model, &optimizer, &batch.pairs)?;
             if let Some(gradients) = contrasted.gradients {
                 let own = config.batch / self.ranks.count();
                 optimizer.apply(&self.contrast.complete(gradients, own)?, 1.0)?;
@@ -416,8 +419,8 @@ impl<'a> Training<'a> {
 ///
 /// # Errors
 /// [`Usage`] if an epoch has too few batches for one.
-pub(crate) fn steps_per_epoch(config: &Config, loader: &Loader) -> Result<u64, Usage> {
-    let (batches, accumulate) = (loader.batches_per_epoch(), config.accumulate);
+pub(crate) fn steps_per_epoch(config: &Config, batches: usize) -> Result<u64, Usage> {
+    let accumulate = config.accumulate;
     match batches / accumulate {
         0 => Err(Usage(format!("--accumulate is {accumulate}, but an epoch has only {batches} batches"))),
         steps => Ok(steps as u64),

@@ -263,7 +263,8 @@ pub(super) fn backward_in_place(
     // SAFETY: as above.
     unsafe { KERNELS.launch(device, "batch_norm_fold_gradients", cut.of_channels(), &arguments) }?;
     // SAFETY: the kernel writes both.
-    let [weight, bias] = unsafe { [empty(cut.channels, DType::F32, device)?, empty(cut.channels, DType::F32, device)?] };
+    let [weight, bias] =
+        unsafe { [empty(cut.channels, DType::F32, device)?, empty(cut.channels, DType::F32, device)?] };
     let arguments = [
         sums_at,
         of_group,
@@ -275,9 +276,7 @@ pub(super) fn backward_in_place(
     ];
     // The gradients of weight and bias are this process's share; the mean of the batch is over all processes.
     // SAFETY: as above.
-    unsafe {
-        KERNELS.launch(device, "batch_norm_parameter_gradients", Grid::one_for_each(cut.channels), &arguments)
-    }?;
+    unsafe { KERNELS.launch(device, "batch_norm_parameter_gradients", Grid::one_for_each(cut.channels), &arguments) }?;
     if !ctx.reduction().is_alone() {
         sums = sum_over_all(ctx, &sums)?;
     }
@@ -290,8 +289,7 @@ pub(super) fn backward_in_place(
         (grad, None, mask)
     };
     let dx_at = Argument::Pointer(pointer(OP, "gradient of x", &dx, dtype)?);
-    let arguments =
-        [x_at, grad_at, dx_at, of_group, sums_at, rows, channels, count, eps, Argument::Int(mask)];
+    let arguments = [x_at, grad_at, dx_at, of_group, sums_at, rows, channels, count, eps, Argument::Int(mask)];
     // SAFETY: as above.
     unsafe { KERNELS.launch(device, &format!("batch_norm_input_gradient_{}", cut.suffix), cut.grid, &arguments) }?;
     Ok(Gradients { x: dx, weight, bias, residual })
@@ -363,7 +361,8 @@ mod tests {
                     assert_eq!(wants.len(), gots.len());
                     for (want, got) in wants.iter().zip(&gots) {
                         assert_eq!(want.count, got.count);
-                        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * (1.0 + b.abs()));
+                        let near =
+                            |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * (1.0 + b.abs()));
                         assert!(near(&got.mean, &want.mean) && near(&got.var, &want.var), "{what}");
                     }
                     // Where the ReLU's input is next to zero, the two may see it on either side: in bf16 these are seen.

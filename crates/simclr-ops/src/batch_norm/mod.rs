@@ -18,9 +18,7 @@ use crate::context::{Context, Form};
 use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
-use crate::storage::{
-    dispatch, dispatch_stored, elements, float_type, modify, stored_type, tensor, written,
-};
+use crate::storage::{dispatch, dispatch_stored, elements, float_type, modify, stored_type, tensor, written};
 
 pub use moments::Moments;
 pub use normalised::Normalised;
@@ -314,7 +312,8 @@ impl Saved {
         let float_type = stored_type(OP, "x", &self.x)?;
         let weight = dispatch_stored!(float_type, numbers("weight", &self.weight))?;
         let bias = dispatch_stored!(float_type, numbers("bias", &self.bias))?;
-        let of_groups = self.statistics.host()?.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
+        let of_groups =
+            self.statistics.host()?.iter().map(|statistics| affine(&weight, &bias, statistics, self.config));
         Ok(Some(Normalised::new(&self.x, of_groups.collect(), self.config.relu)))
     }
 

@@ -161,8 +161,12 @@ fn statistics_survive_a_mean_far_from_zero() {
     // The numbers themselves are rounded to 6e-5 in f32, so the variance is known to about 1e-5.
     let (_, want) = forward(&reference, &x, &channel, &channel, None, CONFIG).unwrap();
     for c in 0..3 {
-        assert!((saved.statistics().read().unwrap()[0].mean[c] - want.statistics().read().unwrap()[0].mean[c]).abs() < 1e-5);
-        assert!((saved.statistics().read().unwrap()[0].var[c] - want.statistics().read().unwrap()[0].var[c]).abs() < 2e-5);
+        assert!(
+            (saved.statistics().read().unwrap()[0].mean[c] - want.statistics().read().unwrap()[0].mean[c]).abs() < 1e-5
+        );
+        assert!(
+            (saved.statistics().read().unwrap()[0].var[c] - want.statistics().read().unwrap()[0].var[c]).abs() < 2e-5
+        );
     }
 }
 
@@ -231,7 +235,8 @@ fn two_processes_normalise_as_one() {
     let recording = Context::new().with_reduction(record.clone());
     forward(&recording, &second, &a[1], &a[2], None, CONFIG).unwrap();
     let moments = record.0.lock().unwrap().remove(0);
-    let inv_std: Vec<f64> = saved.statistics().read().unwrap()[0].var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
+    let inv_std: Vec<f64> =
+        saved.statistics().read().unwrap()[0].var.iter().map(|v| 1.0 / (v + CONFIG.eps).sqrt()).collect();
     let partial = |g: &Gradients| -> Vec<f64> {
         let weight: Vec<f64> = g.weight.to_vec1().unwrap();
         let bias: Vec<f64> = g.bias.to_vec1().unwrap();

@@ -36,7 +36,12 @@ fn grid(rows: usize) -> Grid {
 pub fn forward(left: &Tensor, right: &Tensor, tau: f64) -> Result<(Tensor, Saved), OpsError> {
     let (n, d) = left.dims2()?;
     if right.dims() != left.dims() || n * d == 0 {
-        return Err(OpsError::shape(OP, "right", right, format!("{:?}, the shape of left, with numbers in it", left.dims())));
+        return Err(OpsError::shape(
+            OP,
+            "right",
+            right,
+            format!("{:?}, the shape of left, with numbers in it", left.dims()),
+        ));
     }
     let (device, count) = (left.device().as_cuda_device()?, 2 * n);
     // SAFETY: the kernels below write every number before it is read.

@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn agrees_with_the_cpu_in_every_direction() {
         let Some(device) = gpu() else { return };
-        let windows = [Window { stride: 1, padding: 1 }, Window { stride: 2, padding: 1 }, Window { stride: 2, padding: 0 }];
+        let windows =
+            [Window { stride: 1, padding: 1 }, Window { stride: 2, padding: 1 }, Window { stride: 2, padding: 0 }];
         for dtype in [DType::F32, DType::BF16] {
             for (dims, [c_out, kernel]) in
                 [([2, 5, 7, 3], [8, 3]), ([3, 8, 8, 16], [33, 1]), ([1, 9, 9, 31], [8, 3]), ([2, 7, 7, 8], [16, 3])]
@@ -262,7 +263,8 @@ mod tests {
         let (x, w) = (random(&[1, 4, 4, 2], 1), random(&[3, 2, 3, 3], 2));
         let [x, w] = [x, w].map(|t| t.to_dtype(DType::F32).unwrap());
         let window = Window { stride: 1, padding: 1 };
-        let message = conv2d::forward(&Context::new(), &x.to_device(&device).unwrap(), &w, window).unwrap_err().to_string();
+        let message =
+            conv2d::forward(&Context::new(), &x.to_device(&device).unwrap(), &w, window).unwrap_err().to_string();
         assert!(message.contains("weight is on the CPU, expected the CUDA device"), "{message}");
         let wide = x.to_dtype(DType::F64).unwrap().to_device(&device).unwrap();
         let message = conv2d::forward(&Context::new(), &wide, &w, window).unwrap_err().to_string();

@@ -85,7 +85,14 @@ impl Folded {
                 Precision::Bf16 => DType::BF16,
             };
             let ready = Box::new(OnGpu(ctx.clone(), Frozen::new(device, weight, dtype, scale, shift)?));
-            return Ok(Self { ctx: ctx.clone(), weight: weight.clone(), window, size, size_out: [g.h_out, g.w_out], ready });
+            return Ok(Self {
+                ctx: ctx.clone(),
+                weight: weight.clone(),
+                window,
+                size,
+                size_out: [g.h_out, g.w_out],
+                ready,
+            });
         }
         let float_type = match ctx.precision() {
             Precision::Full => float_type(OP, "weight", weight)?,

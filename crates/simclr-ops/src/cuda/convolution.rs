@@ -102,7 +102,13 @@ impl Convolutions {
     ///
     /// # Safety
     /// As [`Self::forward`].
-    pub(crate) unsafe fn backward_input(&self, problem: &Problem, weight: u64, dy: u64, dx: u64) -> Result<(), OpsError> {
+    pub(crate) unsafe fn backward_input(
+        &self,
+        problem: &Problem,
+        weight: u64,
+        dy: u64,
+        dx: u64,
+    ) -> Result<(), OpsError> {
         // SAFETY: the caller's promise is passed on.
         unsafe { self.run(problem, Direction::Input, [dx, weight, dy]) }
     }
@@ -143,13 +149,49 @@ impl Convolutions {
         let solved = unsafe {
             match plan.algorithm {
                 Algorithm::Forward(algorithm) => result::convolution_forward(
-                    handle, alpha, x_form.0, x, weight_form.0, weight, window.0, algorithm, workspace, bytes, beta, y_form.0, y,
+                    handle,
+                    alpha,
+                    x_form.0,
+                    x,
+                    weight_form.0,
+                    weight,
+                    window.0,
+                    algorithm,
+                    workspace,
+                    bytes,
+                    beta,
+                    y_form.0,
+                    y,
                 ),
                 Algorithm::Input(algorithm) => result::convolution_backward_data(
-                    handle, alpha, weight_form.0, weight, y_form.0, y, window.0, algorithm, workspace, bytes, beta, x_form.0, x,
+                    handle,
+                    alpha,
+                    weight_form.0,
+                    weight,
+                    y_form.0,
+                    y,
+                    window.0,
+                    algorithm,
+                    workspace,
+                    bytes,
+                    beta,
+                    x_form.0,
+                    x,
                 ),
                 Algorithm::Weight(algorithm) => result::convolution_backward_filter(
-                    handle, alpha, x_form.0, x, y_form.0, y, window.0, algorithm, workspace, bytes, beta, weight_form.0, weight,
+                    handle,
+                    alpha,
+                    x_form.0,
+                    x,
+                    y_form.0,
+                    y,
+                    window.0,
+                    algorithm,
+                    workspace,
+                    bytes,
+                    beta,
+                    weight_form.0,
+                    weight,
                 ),
             }
         };

@@ -62,9 +62,7 @@ pub enum DeviceError {
 /// # Errors
 /// [`DeviceError::None`] if there is none, or no driver.
 pub fn gpus() -> Result<Vec<Gpu>, DeviceError> {
-    let known = || -> Result<Vec<Gpu>, DriverError> {
-        (0..CudaContext::device_count()? as usize).map(gpu).collect()
-    };
+    let known = || -> Result<Vec<Gpu>, DriverError> { (0..CudaContext::device_count()? as usize).map(gpu).collect() };
     match known() {
         Ok(gpus) if gpus.is_empty() => Err(DeviceError::None("the driver knows none".into())),
         Ok(gpus) => Ok(gpus),

@@ -10,7 +10,12 @@ use crate::error::OpsError;
 ///
 /// Work that is launched while the tensor lives may read them, and write them where the op says so: memory is freed in the order of
 /// the stream.
-pub(crate) fn pointer(op: &'static str, argument: &'static str, tensor: &Tensor, dtype: DType) -> Result<u64, OpsError> {
+pub(crate) fn pointer(
+    op: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+    dtype: DType,
+) -> Result<u64, OpsError> {
     if tensor.dtype() != dtype {
         return Err(OpsError::Dtype { op, argument, found: tensor.dtype(), expected: dtype.as_str() });
     }
@@ -23,7 +28,12 @@ pub(crate) fn pointer(op: &'static str, argument: &'static str, tensor: &Tensor,
     let Some((start, _)) = layout.contiguous_offsets() else {
         return Err(OpsError::shape(op, argument, tensor, "contiguous elements"));
     };
-    let base = base(storage).ok_or(OpsError::Dtype { op, argument, found: dtype, expected: "f32, bf16, f16, f64, u8 or i64" })?;
+    let base = base(storage).ok_or(OpsError::Dtype {
+        op,
+        argument,
+        found: dtype,
+        expected: "f32, bf16, f16, f64, u8 or i64",
+    })?;
     Ok(base + (start * dtype.size_in_bytes()) as u64)
 }
 

@@ -37,7 +37,8 @@ pub(super) fn update(device: &CudaDevice, slots: &[Slot<'_>], scale: f64) -> Res
         let entries: Vec<Entry> =
             others.iter().zip(&grads).map(|(slot, grad)| entry(slot, grad, scale)).collect::<Result<_, _>>()?;
         let on_device = OnDevice::new(device, &entries)?;
-        let adapts = others.iter().any(|slot| matches!(slot.rule, Rule::Lars(lars) if lars.trust_coefficient.is_some()));
+        let adapts =
+            others.iter().any(|slot| matches!(slot.rule, Rule::Lars(lars) if lars.trust_coefficient.is_some()));
         let ratios = if adapts { Some(on_device.ratios(device)?) } else { None };
         let ratios_at = ratios.as_ref().map_or(Ok(0), |ratios| pointer(OP, "ratios", ratios, DType::F64))?;
         let arguments =

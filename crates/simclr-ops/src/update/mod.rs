@@ -17,8 +17,8 @@ use crate::element::Element;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{dispatch, elements, float_type, modify};
-pub use norm::{squared_norm, squared_norm_of_all};
 use norm::trust_ratio;
+pub use norm::{squared_norm, squared_norm_of_all};
 use rules::{AdamFactors, Formula, SgdFactors};
 
 const OP: &str = "update";

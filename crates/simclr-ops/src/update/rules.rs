@@ -53,7 +53,8 @@ impl<T: Element> AdamFactors<T> {
 impl AdamFactors<f32> {
     /// As the kernel reads them.
     pub(super) fn numbers(self) -> [f32; 10] {
-        let Self { scale, weight_decay, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, root, eps } = self;
+        let Self { scale, weight_decay, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, root, eps } =
+            self;
         [scale, weight_decay, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, root, eps]
     }
 }

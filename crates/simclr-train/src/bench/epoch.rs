@@ -10,6 +10,7 @@ use crate::cli::BenchEpochArguments;
 use crate::config::{Config, Given, precision};
 use crate::contrast::Contrast;
 use crate::data_sets::Place;
+use crate::feed::Feed;
 use crate::meter::Meter;
 use crate::output::Output;
 use crate::pretrain::loader;
@@ -31,7 +32,8 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
     let train = opened.pictures;
     let loader = loader(&config, &train, arguments.workers, &Ranks::alone())?;
-    let steps = loader.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
+    let feed = Feed::new(loader, train.as_ref(), &config, &device, output)?;
+    let steps = feed.batches_per_epoch().min(arguments.max_steps.unwrap_or(usize::MAX));
     if steps <= WARM_UP {
         return Err(
             Usage(format!("an epoch has {steps} steps, expected more than {WARM_UP}, which are not timed")).into()
@@ -42,23 +44,23 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
     let contrast = Contrast::of(&config, &Ranks::alone());
     let mut meter = Meter::start();
-    for (i, batch) in loader.epoch(0, 0).take(steps).enumerate() {
+    for (i, batch) in feed.epoch(0, 0)?.take(steps).enumerate() {
         if i == WARM_UP {
             meter = Meter::start();
         }
         let batch = batch?;
         meter.data_came();
-        let (left, right) = (batch.left.to_device(&device)?, batch.right.to_device(&device)?);
-        if let Some(gradients) = contrast.run(&model, &optimizer, [&left, &right])?.gradients {
+        if let Some(gradients) = contrast.run(&model, &optimizer, &batch.pairs)?.gradients {
             optimizer.apply(&gradients, 1.0)?;
         }
+        machine::wait_for(&device)?;
         meter.batch_ended(config.batch);
     }
-    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
+    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib_of(&device));
     let (pairs_per_s, share) = (meter.pairs_per_second(), meter.data_wait_share());
     let object = json!({
         "data": config.data.to_string(), "arch": config.arch, "width": config.width, "batch": config.batch,
-        "precision": config.precision, "device": "cpu", "threads": threads, "workers": arguments.workers.unwrap_or(1),
+        "precision": config.precision, "device": machine::name(&device), "threads": threads, "workers": arguments.workers.unwrap_or(1),
         "steps": steps - WARM_UP, "pairs_per_s": pairs_per_s, "data_wait_share": share, "peak_mib": peak_mib,
     });
     let text = format!(

@@ -27,23 +27,25 @@ pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyho
     for i in 0..WARM_UP + arguments.steps {
         let began = Instant::now();
         encoder.features(&pictures)?;
+        machine::wait_for(&device)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }
     }
     let seconds = median(times);
     let images_per_s = arguments.batch as f64 / seconds;
-    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib());
+    let (threads, peak_mib) = (rayon::current_num_threads(), machine::peak_mib_of(&device));
     let object = json!({
-        "arch": arguments.model.arch, "width": arguments.model.width, "batch": arguments.batch, "precision": config.precision, "device": "cpu",
+        "arch": arguments.model.arch, "width": arguments.model.width, "batch": arguments.batch, "precision": config.precision, "device": machine::name(&device),
         "threads": threads, "s_per_batch": seconds, "images_per_s": images_per_s, "peak_mib": peak_mib,
     });
     let text = format!(
-        "{} (width {}), batch {}, {}, {threads} threads: {images_per_s:.1} images/s, {} MiB at most",
+        "{} (width {}), batch {}, {}, on {}: {images_per_s:.1} images/s, {} MiB at most",
         arguments.model.arch,
         arguments.model.width,
         arguments.batch,
         arguments.model.precision,
+        machine::describe(&device),
         mib(peak_mib),
     );
     output.result(text, &object);

@@ -7,6 +7,7 @@ mod infer;
 mod knn;
 mod loss;
 mod messages;
+mod roofline;
 mod scaling;
 mod step;
 
@@ -31,6 +32,7 @@ pub(crate) fn command(command: &BenchCommand, ranks: &Ranks, output: &Output) ->
         BenchCommand::Epoch(arguments) => epoch::command(arguments, output),
         BenchCommand::Messages(arguments) => messages::command(arguments, ranks, output),
         BenchCommand::Scaling(arguments) => scaling::command(arguments, output),
+        BenchCommand::Roofline(arguments) => roofline::command(arguments, output),
     }
 }
 

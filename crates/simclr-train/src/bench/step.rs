@@ -15,6 +15,7 @@ use super::{WARM_UP, at_least_one, median, mib, pictures};
 use crate::cli::BenchStepArguments;
 use crate::config::{Config, arch, precision};
 use crate::contrast::Contrast;
+use crate::feed::Pairs;
 use crate::output::Output;
 use crate::ranks::Ranks;
 use crate::table::Table;
@@ -51,7 +52,7 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
     let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
     let own = config.batch / ranks.count();
     let [left, right] = [0, 1].map(|view| pictures(own, 2 * ranks.rank() as u64 + view, &device));
-    let (left, right) = (left?, right?);
+    let views = Pairs::Apart([left?, right?]);
 
     let contrast = Contrast::of(&config, ranks);
     let (mut times, mut loss_time) = (Vec::new(), Duration::ZERO);
@@ -63,11 +64,12 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
         }
         let began = Instant::now();
         // It reads the loss, which waits for the device.
-        let contrasted = contrast.run(&model, &optimizer, [&left, &right])?;
+        let contrasted = contrast.run(&model, &optimizer, &views)?;
         loss_time += contrasted.loss_time;
         if let Some(gradients) = contrasted.gradients {
             optimizer.apply(&contrast.complete(gradients, own)?, 1.0)?;
         }
+        machine::wait_for(&device)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }
@@ -80,18 +82,18 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
     let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
     let gflops = operations * pairs_per_s / 1e9;
     let mut object = json!({
-        "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "device": "cpu",
+        "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "device": machine::name(&device),
         "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
-        "peak_mib": machine::peak_mib(), "gflops": gflops, "ranks": ranks.count(),
+        "peak_mib": machine::peak_mib_of(&device), "gflops": gflops, "ranks": ranks.count(),
     });
     let mut text = format!(
-        "{} (width {}), batch {}, {}, {} threads: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
+        "{} (width {}), batch {}, {}, on {}: {pairs_per_s:.2} pairs/s, {seconds:.3} s a step, {gflops:.0} GFLOP/s, {} MiB at most",
         config.arch,
         config.width,
         config.batch,
         arguments.model.precision,
-        rayon::current_num_threads(),
-        mib(machine::peak_mib()),
+        machine::describe(&device),
+        mib(machine::peak_mib_of(&device)),
     );
     if !ranks.is_alone() {
         let steps = arguments.steps as f64;

@@ -23,6 +23,8 @@ pub(crate) enum BenchCommand {
     Messages(BenchMessagesArguments),
     /// Predict a step on 1 to 256 processes from one process's step and what messages cost
     Scaling(BenchScalingArguments),
+    /// Count what the kernels of a step on a GPU compute and move, and the least time that this takes
+    Roofline(BenchRooflineArguments),
 }
 
 impl BenchCommand {
@@ -37,6 +39,7 @@ impl BenchCommand {
             Self::Epoch(arguments) => arguments.output,
             Self::Messages(arguments) => arguments.output,
             Self::Scaling(arguments) => arguments.output,
+            Self::Roofline(arguments) => arguments.output,
         }
     }
 }
@@ -132,6 +135,29 @@ pub(crate) struct BenchScalingArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct BenchRooflineArguments {
+    #[command(flatten)]
+    pub(crate) model: BenchModelArguments,
+    /// Pictures in a batch
+    #[arg(long, default_value_t = 512)]
+    pub(crate) batch: usize,
+    /// Products of the type of the maps, in trillions of operations a second [default: an H200, bf16]
+    #[arg(long, value_name = "N", default_value_t = 790.0, hide_default_value = true)]
+    pub(crate) tflops: f64,
+    /// Products and sums of f32, in trillions of operations a second [default: an H200]
+    #[arg(long, value_name = "N", default_value_t = 50.0, hide_default_value = true)]
+    pub(crate) tflops_f32: f64,
+    /// Bytes to and from memory, in GB/s [default: an H200]
+    #[arg(long, value_name = "GB", default_value_t = 4300.0, hide_default_value = true)]
+    pub(crate) bandwidth: f64,
+    /// What a kernel costs however small it is, in microseconds
+    #[arg(long, value_name = "US", default_value_t = 3.0)]
+    pub(crate) launch: f64,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct BenchInferArguments {
     #[command(flatten)]
     pub(crate) model: BenchModelArguments,
@@ -182,9 +208,8 @@ pub(crate) struct BenchLossArguments {
     /// Repeats that are timed, after three that are not
     #[arg(long, default_value_t = 9)]
     pub(crate) steps: usize,
-    /// Compute threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

@@ -29,6 +29,15 @@ pub(crate) struct DistArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// Compute threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct StatusArguments {
     /// The run folder
     #[arg(value_name = "RUN")]

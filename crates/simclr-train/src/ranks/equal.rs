@@ -11,6 +11,7 @@ use super::Ranks;
 use super::tests::on_ranks;
 use crate::config::Views;
 use crate::contrast::Contrast;
+use crate::feed::Pairs;
 
 /// Pictures of a batch, over all processes.
 const BATCH: usize = 16;
@@ -85,7 +86,7 @@ fn train(case: Case, ranks: &Ranks) -> Trained {
         let mut loss = 0.0;
         for batch in 0..accumulate {
             let [left, right] = [0, 1].map(|view| own(&pictures(case.dtype, step * accumulate + batch, view), share));
-            let contrasted = contrast.run(&model, &optimizer, [&left, &right]).unwrap();
+            let contrasted = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
             loss += contrasted.loss;
             match (&mut sum, contrasted.gradients.unwrap()) {
                 (Some(sum), gradients) => sum.add(&gradients).unwrap(),

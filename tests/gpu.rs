@@ -1,0 +1,142 @@
+//! The program on a GPU, in a build with `--features cuda`; where there is none, the tests pass and say that they were skipped.
+//!
+//! `tests/stand_in` plays a GPU where there is none: `.ci/run` starts these tests with it.
+
+mod program;
+
+use std::io::Write as _;
+use std::path::Path;
+
+use program::{end_of, program, result, run};
+use serde_json::Value;
+
+/// Whether there is a GPU; says so if not.
+fn has_gpu(test: &str) -> bool {
+    let doctor = result("doctor");
+    let found = doctor["auto"] == "cuda:0";
+    if !found {
+        let _ = writeln!(std::io::stderr(), "!! SKIPPED {test}: there is no GPU here ({})", doctor["cuda"]);
+    }
+    found
+}
+
+const SMALL: &str =
+    "pretrain --data shapes --subset 256 --arch resnet18 --width 8 --batch 32 --epochs 2 --knn-every 1 --log-every 1";
+
+fn losses(run: &Path) -> Vec<f64> {
+    let metrics = program::metrics(run);
+    metrics.iter().filter(|event| event["event"] == "step").map(|event| event["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn ten_losses_are_those_of_the_cpu() {
+    if !has_gpu("ten_losses_are_those_of_the_cpu") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let train = |device: &str, more: &str| {
+        let run = scratch.path().join(format!("{device} {more}").replace([' ', '-'], "_"));
+        // At larger rates Adam makes of the sign of a gradient that is nothing but rounding a step as large as any other.
+        result(&format!("{SMALL} --lr 1e-5 --max-steps 10 --device {device} {more} --run {}", run.display()));
+        losses(&run)
+    };
+    let mut full = Vec::new();
+    for (more, far) in [
+        ("", 1e-5),
+        ("--views joint", 1e-5),
+        ("--chunk 16", 1e-5),
+        ("--optimizer lars", 1e-5),
+        ("--precision bf16", 5e-3),
+    ] {
+        let gpu = train("cuda", more);
+        // bf16 is compared with what f32 comes to.
+        let cpu = if more.contains("bf16") { full.clone() } else { train("cpu", more) };
+        if more.is_empty() {
+            full.clone_from(&cpu);
+        }
+        assert_eq!((cpu.len(), gpu.len()), (10, 10));
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            assert!((cpu - gpu).abs() <= far * cpu, "{more}: {cpu} and {gpu}");
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_the_same_bits() {
+    if !has_gpu("a_run_goes_on_with_the_same_bits") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let (whole, parts) = (at("whole"), at("parts"));
+    result(&format!("{SMALL} --device cuda --run {}", whole.display()));
+    result(&format!("{SMALL} --device cuda --max-steps 5 --run {}", parts.display()));
+    result(&format!("pretrain --run {} --resume", parts.display()));
+    assert!(end_of(&whole) == end_of(&parts), "the parts are not the whole");
+}
+
+#[test]
+fn an_evaluation_is_that_of_the_cpu() {
+    if !has_gpu("an_evaluation_is_that_of_the_cpu") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    result(&format!("{SMALL} --device cpu --run {}", run.display()));
+    let knn = |device: &str| {
+        let found = result(&format!("knn --checkpoint {} --data shapes --subset 512 --device {device}", run.display()));
+        ["top1", "top5"].map(|name| found[name].as_f64().unwrap())
+    };
+    // Sums in another order may exchange two neighbours that are equally far.
+    let [cpu, gpu] = ["cpu", "cuda"].map(knn);
+    assert!(cpu.iter().zip(&gpu).all(|(cpu, gpu)| (cpu - gpu).abs() < 0.01), "{cpu:?} {gpu:?}");
+}
+
+#[test]
+fn benchmarks_say_where_they_ran() {
+    if !has_gpu("benchmarks_say_where_they_ran") {
+        return;
+    }
+    let model = "--arch resnet18 --width 4 --batch 4 --steps 1 --device cuda";
+    for command in [format!("step {model}"), format!("step {model} --precision bf16"), format!("infer {model}")] {
+        let object: Value = result(&format!("bench {command}"));
+        assert_eq!(object["device"], "cuda:0", "{command}");
+    }
+    assert_eq!(result("bench loss --batch 16 --dim 8 --steps 1 --device cuda:0")["device"], "cuda:0");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_told() {
+    let ended = run("bench step --device cuda:99 --batch 4 --width 4 --arch resnet18");
+    assert_eq!(ended.status, Some(1));
+    assert!(ended.stderr.contains("no CUDA device"), "{}", ended.stderr);
+    if !has_gpu("a_gpu_that_cannot_be_used_is_told") || result("doctor")["cuda"]["devices"][0]["name"] != "stand-in" {
+        return;
+    }
+    // What only a stand-in can pretend.
+    let told = |variable: &str, value: &str, arguments: &str| {
+        let output = program(arguments).env(variable, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{variable}={value}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let step = "bench step --device cuda --batch 4 --width 4 --arch resnet18 --steps 1";
+    let old = told("STAND_IN_COMPUTE_CAP", "70", step);
+    assert!(
+        old.contains("has compute capability 7.0, but this program was built for 9.0")
+            && old.contains("CUDA_COMPUTE_CAP=70"),
+        "{old}"
+    );
+    let none = told("STAND_IN_DEVICES", "0", step);
+    assert!(none.contains("--device is cuda: there is no CUDA device here"), "{none}");
+    let scratch = tempfile::tempdir().unwrap();
+    let refused = scratch.path().join("run");
+    let pretrain = format!(
+        "pretrain --data shapes --subset 512 --arch resnet18 --batch 256 --epochs 1 --device cuda --run {}",
+        refused.display()
+    );
+    let small = told("STAND_IN_MEMORY", "2000000000", &pretrain);
+    assert!(small.contains("a batch of 256 needs about") && small.contains("fits"), "{small}");
+    let auto = program("doctor --json").env("STAND_IN_DEVICES", "0").output().unwrap();
+    let auto: Value = serde_json::from_slice(&auto.stdout).unwrap();
+    assert_eq!(auto["auto"], "cpu");
+}

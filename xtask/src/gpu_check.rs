@@ -1,0 +1,330 @@
+//! Everything that needs a GPU, in one command, with one report: tests, ten losses beside the CPU's, benchmarks.
+//!
+//! On a machine with Rust it builds what it runs; `--pack DIR` puts that into a folder, which `--executables DIR` runs on a machine that
+//! has neither Rust nor this repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+/// The program, among the executables.
+const PROGRAM: &str = "simclr-train";
+
+/// Crates whose unit tests have a part for GPUs.
+const TESTED: [&str; 4] = ["simclr-ops", "simclr-data", "simclr-loss", "simclr-model"];
+
+/// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits.
+const FAR: [(&str, f64); 2] = [("f32", 1e-5), ("bf16", 1e-2)];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Build what would be run and put it into this folder, instead of running it
+    #[arg(long, value_name = "DIR", conflicts_with = "executables")]
+    pack: Option<PathBuf>,
+    /// Run what lies in this folder, instead of building it
+    #[arg(long, value_name = "DIR")]
+    executables: Option<PathBuf>,
+    /// Where the report goes, a JSON file
+    #[arg(long, value_name = "FILE", default_value = "gpu-check.json")]
+    out: PathBuf,
+    /// A shell command of another program that trains, to run beside every benchmark of training: {arch}, {batch} are put in, and
+    /// the last line of its stdout is a JSON object with `pairs_per_s`
+    #[arg(long, value_name = "CMD")]
+    peer: Option<String>,
+    /// The same for the loss: {batch} is put in, the object has `s`
+    #[arg(long, value_name = "CMD")]
+    peer_loss: Option<String>,
+    /// Tests and losses alone
+    #[arg(long)]
+    no_bench: bool,
+    /// Benchmarks of small models, which take seconds where there is no real GPU
+    #[arg(long)]
+    small: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(folder) = &arguments.pack {
+        return pack(folder);
+    }
+    let scratch = tempfile::tempdir()?;
+    let folder = match &arguments.executables {
+        Some(folder) => folder.clone(),
+        None => {
+            pack(scratch.path())?;
+            scratch.path().to_owned()
+        }
+    };
+    let mut report = json!({ "device": device(&folder)? });
+    report["tests"] = tests(&folder)?;
+    report["losses"] = losses(&folder, scratch.path())?;
+    if !arguments.no_bench {
+        report["benchmarks"] = benchmarks(&folder, arguments)?;
+    }
+    let ok = is_ok(&report);
+    report["ok"] = ok.into();
+    // Beside its place and renamed: a report is whole or not there.
+    let part = arguments.out.with_extension("part");
+    let place = || arguments.out.display().to_string();
+    fs::write(&part, format!("{report:#}\n")).with_context(place)?;
+    fs::rename(&part, &arguments.out).with_context(place)?;
+    println!("{}", arguments.out.display());
+    ensure!(ok, "not all is well: see {}", arguments.out.display());
+    Ok(())
+}
+
+/// Builds the program and the tests and copies them.
+fn pack(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let features = ["--features", "simclr-train/cuda"];
+    let packages = TESTED.iter().flat_map(|name| ["-p", name]).chain(["-p", PROGRAM]);
+    let mut build = cargo();
+    build
+        .args(["test", "--release", "--no-run", "--lib", "--bins", "--message-format", "json"])
+        .args(features)
+        .args(packages);
+    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let found = executables(&messages);
+    for name in TESTED {
+        let test = name.replace('-', "_");
+        let Some(path) = found.iter().find(|(target, is_test, _)| *target == test && *is_test).map(|(_, _, path)| path)
+        else {
+            bail!("cargo built no tests of {name}");
+        };
+        fs::copy(path, folder.join(&test)).with_context(|| path.display().to_string())?;
+    }
+    let mut build = cargo();
+    build.args(["build", "--release", "-p", PROGRAM, "--message-format", "json"]).args(features);
+    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", output.status);
+    let found = executables(&String::from_utf8_lossy(&output.stdout));
+    let program = found.iter().find(|(target, ..)| target == PROGRAM).context("cargo built no program")?;
+    fs::copy(&program.2, folder.join(PROGRAM)).with_context(|| program.2.display().to_string())?;
+    Ok(())
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::root());
+    cargo
+}
+
+/// Name, whether it is a test, and place of every executable in cargo's messages.
+fn executables(messages: &str) -> Vec<(String, bool, PathBuf)> {
+    let objects = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found = objects.filter_map(|object| {
+        let path = object["executable"].as_str()?;
+        let name = object["target"]["name"].as_str()?;
+        Some((name.to_owned(), object["profile"]["test"] == true, PathBuf::from(path)))
+    });
+    found.collect()
+}
+
+/// What the program says of the GPU.
+fn device(folder: &Path) -> anyhow::Result<Value> {
+    let doctor = last_object(&program(folder, &["doctor", "--json"])?)?;
+    let devices = doctor["cuda"]["devices"].as_array().map_or(0, Vec::len);
+    ensure!(devices > 0, "there is no CUDA device here: {}", doctor["cuda"]);
+    println!("{}", doctor["cuda"]["devices"][0]);
+    Ok(doctor)
+}
+
+/// Runs the tests of CUDA forms, one after another: they share a GPU.
+fn tests(folder: &Path) -> anyhow::Result<Value> {
+    let mut all = serde_json::Map::new();
+    for name in TESTED.map(|name| name.replace('-', "_")) {
+        let path = folder.join(&name);
+        let mut command = Command::new(&path);
+        command.args(["cuda", "device::", "--test-threads", "1", "--nocapture"]);
+        let output = command.output().with_context(|| path.display().to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let mut outcome = outcome(&text).with_context(|| format!("{name}: {}\n{text}", output.status))?;
+        if outcome["failed"] != 0 || outcome["skipped"] != 0 {
+            outcome["said"] = text.into();
+        }
+        println!("{name}: {} passed, {} failed, {} skipped", outcome["passed"], outcome["failed"], outcome["skipped"]);
+        all.insert(name, outcome);
+    }
+    Ok(all.into())
+}
+
+/// The counts of a test executable's last line, and the tests that said they were skipped.
+fn outcome(text: &str) -> anyhow::Result<Value> {
+    let line = text.lines().find(|line| line.starts_with("test result:")).context("no test result")?;
+    let count = |what: &str| -> Option<u64> {
+        line.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    let (Some(passed), Some(failed)) = (count("passed"), count("failed")) else { bail!("not understood: {line}") };
+    let skipped = text.lines().filter(|line| line.contains("!! SKIPPED")).count();
+    Ok(json!({ "passed": passed, "failed": failed, "skipped": skipped }))
+}
+
+/// The losses of the first ten steps, on the CPU and on the GPU in both precisions, from the same start on the same views.
+fn losses(folder: &Path, scratch: &Path) -> anyhow::Result<Value> {
+    let train = |device: &str, precision: &str| -> anyhow::Result<Vec<f64>> {
+        let run = scratch.join(format!("losses-{device}-{precision}"));
+        let place = run.display().to_string();
+        let data = ["pretrain", "--data", "shapes", "--subset", "704", "--arch", "resnet18", "--width", "16"];
+        // At larger rates Adam makes of the sign of a gradient that is nothing but rounding a step as large as any other.
+        let steps = [
+            "--batch",
+            "64",
+            "--epochs",
+            "1",
+            "--lr",
+            "1e-5",
+            "--max-steps",
+            "10",
+            "--log-every",
+            "1",
+            "--knn-every",
+            "0",
+            "--json",
+        ];
+        let form = ["--device", device, "--precision", precision, "--run", &place];
+        program(folder, &[&data[..], &steps, &form].concat())?;
+        let metrics = run.join("metrics.jsonl");
+        let text = fs::read_to_string(&metrics).with_context(|| metrics.display().to_string())?;
+        Ok(losses_of(&text))
+    };
+    let cpu = train("cpu", "f32")?;
+    let mut all = json!({ "cpu f32": cpu });
+    for (precision, far) in FAR {
+        let gpu = train("cuda", precision)?;
+        let worst = worst(&cpu, &gpu);
+        println!("losses of ten steps in {precision}: {worst:.1e} from the CPU's at most");
+        all[format!("cuda {precision}")] = json!(gpu);
+        all[format!("{precision} from the cpu")] =
+            json!({ "worst": worst, "allowed": far, "ok": worst <= far && gpu.len() == 10 });
+    }
+    Ok(all)
+}
+
+/// The losses of the steps in a run's metrics.
+fn losses_of(metrics: &str) -> Vec<f64> {
+    let events = metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event["event"] == "step").filter_map(|event| event["loss"].as_f64()).collect()
+}
+
+/// The greatest difference, relative to the number.
+fn worst(want: &[f64], got: &[f64]) -> f64 {
+    if want.len() != got.len() || want.is_empty() {
+        return f64::INFINITY;
+    }
+    want.iter().zip(got).map(|(want, got)| (want - got).abs() / want.abs()).fold(0.0, f64::max)
+}
+
+/// Ours, the peer's beside it where one is named, and their ratio.
+fn benchmarks(folder: &Path, arguments: &Arguments) -> anyhow::Result<Value> {
+    let mut rows = Vec::new();
+    let (batch, width, pairs) = if arguments.small { ("8", "4", "64") } else { ("512", "64", "4096") };
+    for (arch, precision) in [("resnet50", "bf16"), ("resnet18", "bf16"), ("resnet50", "f32"), ("resnet18", "f32")] {
+        let model = ["bench", "step", "--arch", arch, "--batch", batch, "--width", width, "--precision", precision];
+        let ours = last_object(&program(folder, &[&model[..], &["--device", "cuda", "--json"]].concat())?)?;
+        let peer = arguments.peer.as_ref().filter(|_| precision == "bf16");
+        let peer = peer.map(|peer| shell(&peer.replace("{arch}", arch).replace("{batch}", batch))).transpose()?;
+        rows.push(row(&format!("step {arch} {precision}"), ours, peer, "pairs_per_s"));
+    }
+    let loss = ["bench", "loss", "--batch", pairs, "--device", "cuda", "--json"];
+    let ours = last_object(&program(folder, &loss)?)?;
+    let peer = arguments.peer_loss.as_ref().map(|peer| shell(&peer.replace("{batch}", pairs))).transpose()?;
+    rows.push(row("nt_xent", ours, peer, "s"));
+    let ours = last_object(&program(folder, &["bench", "augment", "--device", "cuda", "--json"])?)?;
+    rows.push(row("augment", ours, None, "views_per_s"));
+    for row in &rows {
+        println!("{}: {} {}", row["what"], row["figure"], row["ratio"]);
+    }
+    Ok(rows.into())
+}
+
+/// A benchmark; `ratio` is above 1 where ours is faster.
+fn row(what: &str, ours: Value, peer: Option<Value>, figure: &str) -> Value {
+    let number = |object: &Value| object[figure].as_f64();
+    let ratio = peer.as_ref().and_then(|peer| {
+        let (ours, peer) = (number(&ours)?, number(peer)?);
+        Some(if figure == "s" { peer / ours } else { ours / peer })
+    });
+    json!({ "what": what, "figure": number(&ours), "ratio": ratio, "ours": ours, "peer": peer })
+}
+
+fn is_ok(report: &Value) -> bool {
+    let tests = report["tests"].as_object().into_iter().flat_map(|tests| tests.values());
+    let tests_ok = tests.clone().count() > 0
+        && tests.clone().all(|test| test["failed"] == 0 && test["skipped"] == 0)
+        && tests.map(|test| test["passed"].as_u64().unwrap_or(0)).sum::<u64>() > 0;
+    let losses_ok =
+        FAR.iter().all(|(precision, _)| report["losses"][format!("{precision} from the cpu")]["ok"] == true);
+    tests_ok && losses_ok
+}
+
+/// What the program prints on stdout.
+fn program(folder: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let path = folder.join(PROGRAM);
+    let output = Command::new(&path).args(arguments).output().with_context(|| path.display().to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{PROGRAM} {}: {}\n{}", arguments.join(" "), output.status, said.trim_end());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn shell(command: &str) -> anyhow::Result<Value> {
+    let output =
+        Command::new("sh").args(["-c", command]).stderr(Stdio::inherit()).output().context("cannot start sh")?;
+    ensure!(output.status.success(), "{command}: {}", output.status);
+    last_object(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn last_object(stdout: &str) -> anyhow::Result<Value> {
+    let last = stdout.trim_end().lines().last().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| format!("the last line is not JSON: {last:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_tests_are_counted_and_skipped_ones_seen() {
+        let text = "running 3 tests\n!! SKIPPED a: there is no GPU here\ntest result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; \
+                    7 filtered out; finished in 0.00s\n";
+        assert_eq!(outcome(text).unwrap(), json!({ "passed": 2, "failed": 1, "skipped": 1 }));
+        assert!(outcome("Segmentation fault").is_err());
+    }
+
+    #[test]
+    fn executables_are_found_in_the_messages_of_cargo() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"simclr_ops"},"profile":{"test":true},"executable":"/a/b"}
+{"reason":"compiler-artifact","target":{"name":"serde"},"profile":{"test":false},"executable":null}
+not json"#;
+        assert_eq!(executables(messages), [("simclr_ops".to_owned(), true, PathBuf::from("/a/b"))]);
+    }
+
+    #[test]
+    fn all_is_well_only_if_tests_ran_and_losses_agree() {
+        let losses =
+            losses_of("{\"event\":\"step\",\"loss\":2.0}\n{\"event\":\"knn\"}\n{\"event\":\"step\",\"loss\":1.0}\n");
+        assert_eq!(losses, [2.0, 1.0]);
+        assert_eq!(worst(&losses, &[2.0, 1.1]), (1.0f64 - 1.1).abs());
+        assert_eq!(worst(&losses, &[2.0]), f64::INFINITY);
+        let well = json!({ "ok": true });
+        let report = |passed: u64, skipped: u64| {
+            json!({
+                "tests": { "a": { "passed": passed, "failed": 0, "skipped": skipped } },
+                "losses": { "f32 from the cpu": well, "bf16 from the cpu": well },
+            })
+        };
+        assert!(is_ok(&report(3, 0)) && !is_ok(&report(3, 1)) && !is_ok(&report(0, 0)) && !is_ok(&json!({})));
+    }
+
+    #[test]
+    fn a_ratio_above_one_is_ours_faster() {
+        let ratio = |ours: f64, peer: f64, figure: &str| {
+            row("", json!({ figure: ours }), Some(json!({ figure: peer })), figure)["ratio"].clone()
+        };
+        assert_eq!((ratio(3.0, 2.0, "pairs_per_s"), ratio(1.0, 2.0, "s")), (json!(1.5), json!(2.0)));
+        assert_eq!(row("", json!({}), None, "s")["ratio"], Value::Null);
+    }
+}
