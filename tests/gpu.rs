@@ -73,6 +73,31 @@ fn a_run_goes_on_with_the_same_bits() {
     result(&format!("{SMALL} --device cuda --max-steps 5 --run {}", parts.display()));
     result(&format!("pretrain --run {} --resume", parts.display()));
     assert!(end_of(&whole) == end_of(&parts), "the parts are not the whole");
+    let algorithms = |run: &Path| std::fs::read_to_string(run.join("algorithms.txt")).unwrap();
+    assert!(algorithms(&whole).contains("Forward") && algorithms(&whole) == algorithms(&parts));
+}
+
+#[test]
+fn a_step_reads_its_loss_and_the_norm_of_its_gradient() {
+    let test = "a_step_reads_its_loss_and_the_norm_of_its_gradient";
+    if !has_gpu(test) || result("doctor")["cuda"]["devices"][0]["name"] != "stand-in" {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    // What is counted for so many steps.
+    let counted = |steps: usize| {
+        let (run, counts) =
+            (scratch.path().join(format!("run-{steps}")), scratch.path().join(format!("counts-{steps}")));
+        let flags = "--knn-every 0 --log-every 100 --device cuda";
+        let typed = "pretrain --data shapes --subset 320 --arch resnet18 --width 4 --batch 32 --epochs 1";
+        let mut program = program(&format!("{typed} {flags} --max-steps {steps} --run {}", run.display()));
+        assert!(program.env("STAND_IN_COUNTS", &counts).output().unwrap().status.success());
+        serde_json::from_slice::<Value>(&std::fs::read(counts).unwrap()).unwrap()
+    };
+    let (few, many) = (counted(3), counted(7));
+    let of_a_step = |name: &str| (many[name].as_f64().unwrap() - few[name].as_f64().unwrap()) / 4.0;
+    assert_eq!((of_a_step("memcpy_dtoh"), of_a_step("augment_views_f32"), of_a_step("update_adam")), (2.0, 1.0, 1.0));
+    assert!(of_a_step("synchronize") <= 2.0 && of_a_step("memcpy_htod") <= 4.0, "{many}");
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl<'a> Learner<'a> {
         if !gradients.norm(&self.ctx)?.is_finite() {
             return Ok(None);
         }
-        self.optimizer.set_learning_rate(self.schedule.at(self.optimizer.steps()));
+        self.optimizer.set_learning_rate(self.schedule.at(self.optimizer.steps()?));
         self.optimizer.apply(&gradients, 1.0)?;
         Ok(Some(score))
     }

@@ -474,6 +474,11 @@ impl Model {
         &self.encoder
     }
 
+    /// [`Context::algorithms`] of what it has computed.
+    pub fn algorithms(&self) -> Vec<String> {
+        self.ctx.algorithms()
+    }
+
     pub(crate) fn ctx(&self) -> &Context {
         &self.ctx
     }

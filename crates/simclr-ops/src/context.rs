@@ -151,6 +151,15 @@ impl Context {
         self.reduction.as_ref()
     }
 
+    /// Which algorithms the convolutions on GPUs were given, in this context and its clones, a line for every problem, in order: runs with
+    /// the same lines give the same bits. Nothing where none has run.
+    pub fn algorithms(&self) -> Vec<String> {
+        #[cfg(feature = "cuda")]
+        return self.gpus.choices();
+        #[cfg(not(feature = "cuda"))]
+        Vec::new()
+    }
+
     /// What ops have made ready on GPUs.
     #[cfg(feature = "cuda")]
     pub(crate) fn gpus(&self) -> &crate::cuda::Gpus {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+use simclr_ops::update::Scale;
 use simclr_ops::{Context, update};
 
 use crate::error::OptimError;
@@ -50,7 +51,15 @@ pub struct Optimizer {
     learning_rate: f64,
     ctx: Context,
     slots: Vec<Slot>,
-    steps: u64,
+    steps: Steps,
+}
+
+/// How many steps were made.
+#[derive(Debug)]
+enum Steps {
+    Known(u64),
+    /// One f64 beside the parameters, where steps that are made only if their numbers are finite are counted.
+    Counted(Tensor),
 }
 
 /// A parameter with what the rule remembers of it.
@@ -86,7 +95,7 @@ impl Optimizer {
             })
         };
         let slots = slots.map(slot).collect::<Result<_, OptimError>>()?;
-        Ok(Self { rule, learning_rate, ctx: ctx.clone(), slots, steps: 0 })
+        Ok(Self { rule, learning_rate, ctx: ctx.clone(), slots, steps: Steps::Known(0) })
     }
 
     /// [`Rule::ADAM`] over all `parameters` alike, as the course trains.
@@ -129,23 +138,53 @@ impl Optimizer {
     /// # Errors
     /// [`OptimError::Ops`] if the gradients are not those of these parameters: nothing has moved then.
     pub fn apply(&mut self, gradients: &Gradients, scale: f64) -> Result<(), OptimError> {
-        let slots: Vec<update::Slot<'_>> = self
-            .slots
-            .iter()
-            .zip(&gradients.tensors)
-            .map(|(slot, grad)| {
-                let rule = self.rule.at(Step {
-                    learning_rate: self.learning_rate * slot.learning_rate_scale,
-                    weight_decay: slot.weight_decay,
-                    is_adapted: slot.is_adapted,
-                    number: self.steps + 1,
-                });
-                update::Slot { parameter: slot.parameter.as_tensor(), moments: &slot.moments, grad, rule }
-            })
-            .collect();
-        update::update(&self.ctx, &slots, scale)?;
-        self.steps += 1;
+        let number = self.steps()? + 1;
+        update::update(&self.ctx, &self.at(gradients, number), scale)?;
+        self.steps = Steps::Known(number);
         Ok(())
+    }
+
+    /// Moves every parameter by its gradient times `scale`, if `loss` and the norm of the gradients are finite, and changes nothing
+    /// else: [`update::update_if_finite`], which says what this returns. On a GPU the host does not wait.
+    ///
+    /// Steps that were left out do not count, so that how many were made is known on the device alone from here on: the methods that
+    /// need the number on the host ([`Self::steps`] and [`Self::apply`]) wait for it. Whoever plans learning rates for each step counts
+    /// the attempts.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], and if `loss` is not one number.
+    pub fn apply_if_finite(
+        &mut self,
+        gradients: &Gradients,
+        scale: Scale,
+        loss: &Tensor,
+    ) -> Result<Tensor, OptimError> {
+        let steps = match &self.steps {
+            Steps::Counted(steps) => steps.clone(),
+            Steps::Known(steps) => {
+                let device = self.slots.first().map_or(&Device::Cpu, |slot| slot.parameter.device());
+                Tensor::new(*steps as f64, device)?
+            }
+        };
+        // Its number is counted there.
+        let slots = self.at(gradients, 0);
+        let report = update::update_if_finite(&self.ctx, &slots, scale, loss, &steps)?;
+        self.steps = Steps::Counted(steps);
+        Ok(report)
+    }
+
+    /// All parameters in step `number`.
+    fn at<'a>(&'a self, gradients: &'a Gradients, number: u64) -> Vec<update::Slot<'a>> {
+        let slot = |(slot, grad): (&'a Slot, &'a Tensor)| {
+            let rule = self.rule.at(Step {
+                learning_rate: self.learning_rate * slot.learning_rate_scale,
+                weight_decay: slot.weight_decay,
+                is_adapted: slot.is_adapted,
+                number,
+            });
+            update::Slot { parameter: slot.parameter.as_tensor(), moments: &slot.moments, grad, rule }
+        };
+        self.slots.iter().zip(&gradients.tensors).map(slot).collect()
     }
 
     /// Changes the learning rate from the next step on, as schedules do.
@@ -158,9 +197,15 @@ impl Optimizer {
         self.learning_rate
     }
 
-    /// Steps taken.
-    pub fn steps(&self) -> u64 {
-        self.steps
+    /// Steps made. After [`Self::apply_if_finite`] a GPU is waited for.
+    ///
+    /// # Errors
+    /// [`OptimError::Candle`] if the number cannot be read there.
+    pub fn steps(&self) -> Result<u64, OptimError> {
+        match &self.steps {
+            Steps::Known(steps) => Ok(*steps),
+            Steps::Counted(steps) => Ok(steps.to_scalar::<f64>()? as u64),
+        }
     }
 
     /// All numbers of the optimizer: `MOMENT.NAME` for every parameter and what is remembered of it ([`Rule::moments`]), and
@@ -171,8 +216,11 @@ impl Optimizer {
         let moments = self.slots.iter().flat_map(|slot| {
             self.rule.moments().iter().zip(&slot.moments).map(|(moment, t)| (entry(moment, &slot.name), t.clone()))
         });
-        let step = Tensor::new(self.steps as i64, &Device::Cpu).ok().map(|step| (STEP.to_owned(), step));
-        moments.chain(step).collect()
+        let step = match &self.steps {
+            Steps::Known(steps) => Tensor::new(*steps as i64, &Device::Cpu),
+            Steps::Counted(steps) => steps.to_dtype(DType::I64),
+        };
+        moments.chain(step.ok().map(|step| (STEP.to_owned(), step))).collect()
     }
 
     /// Takes over the numbers of another optimizer's [`Optimizer::state`], copied.
@@ -214,7 +262,7 @@ impl Optimizer {
             };
             slot.moments = self.rule.moments().iter().map(copy).collect::<Result<_, _>>()?;
         }
-        self.steps = steps as u64;
+        self.steps = Steps::Known(steps as u64);
         Ok(())
     }
 }

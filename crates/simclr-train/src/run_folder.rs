@@ -187,6 +187,11 @@ impl RunFolder {
         self.path.join(format!("non_finite-step-{step:08}.json"))
     }
 
+    /// Which algorithms the convolutions of a GPU were given.
+    pub(crate) fn algorithms(&self) -> PathBuf {
+        self.path.join("algorithms.txt")
+    }
+
     pub(crate) fn curves(&self) -> PathBuf {
         self.path.join("curves.svg")
     }

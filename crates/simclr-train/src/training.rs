@@ -302,6 +302,7 @@ impl<'a> Training<'a> {
             self.ranks.spread_statistics(&self.model)?;
         }
         self.ranks.must_have_one_model(&self.model, &format!("after epoch {epoch}"))?;
+        self.note_algorithms(output)?;
         (self.state.batch, self.state.loss_sum, self.state.losses) = (0, 0.0, 0);
         self.state.last_epoch_loss = loss;
         let last = epoch == epochs;
@@ -310,6 +311,29 @@ impl<'a> Training<'a> {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Writes down which algorithms the convolutions of a GPU were given, or says so if a run that went on has got others.
+    fn note_algorithms(&self, output: &Output) -> anyhow::Result<()> {
+        let lines = self.model.algorithms();
+        if lines.is_empty() || !self.ranks.is_first() {
+            return Ok(());
+        }
+        let (path, text) = (self.run.algorithms(), lines.join("\n") + "\n");
+        match std::fs::read_to_string(&path) {
+            Ok(before) if lines.iter().all(|line| before.lines().any(|known| known == line)) => Ok(()),
+            Ok(before) if !before.lines().any(|known| differs(known, &lines)) => {
+                write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string())
+            }
+            Ok(_) => {
+                output.say(format!(
+                    "convolutions have other algorithms than {} says: another GPU, driver or cuDNN gives other last bits",
+                    path.display()
+                ));
+                Ok(())
+            }
+            Err(_) => write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string()),
+        }
     }
 
     /// The monitor's kNN test; whether it is the best so far.
@@ -413,6 +437,14 @@ impl<'a> Training<'a> {
         let embedded = embedded.div_ceil(self.ranks.count());
         Ok(times[1].mul_f64(batches as f64) + per_picture.mul_f64(embedded as f64))
     }
+}
+
+/// Whether the problem of a line has another algorithm among `lines`.
+fn differs(known: &str, lines: &[String]) -> bool {
+    let split =
+        |line: &str| line.rsplit_once(": ").map(|(problem, algorithm)| (problem.to_owned(), algorithm.to_owned()));
+    let Some((problem, algorithm)) = split(known) else { return true };
+    lines.iter().filter_map(|line| split(line)).any(|(other, its)| other == problem && its != algorithm)
 }
 
 /// Steps in an epoch.

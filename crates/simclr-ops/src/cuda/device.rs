@@ -91,7 +91,12 @@ pub fn open(number: usize) -> Result<Device, DeviceError> {
     if 10 * major + minor < needed {
         return Err(DeviceError::Capability { gpu, needed: format!("{}.{}", needed / 10, needed % 10) });
     }
-    let device = Device::new_cuda(number).map_err(|source| DeviceError::Driver { number, source })?;
+    // A stream of its own: the default one of candle is another for every thread of the host.
+    let device = Device::new_cuda_with_stream(number).map_err(|source| DeviceError::Driver { number, source })?;
+    if let Device::Cuda(device) = &device {
+        // SAFETY: all work on its memory goes to this one stream, so that nothing is read or freed before it was written.
+        unsafe { device.disable_event_tracking() };
+    }
     keep_memory(number).map_err(|error| DeviceError::Driver { number, source: candle_core::Error::wrap(error) })?;
     Ok(device)
 }

@@ -46,7 +46,6 @@ pub(crate) enum Argument {
     Pointer(u64),
     Int(i32),
     Long(i64),
-    Float(f32),
     Double(f64),
 }
 
@@ -80,7 +79,6 @@ impl Kernels {
                 Argument::Pointer(pointer) => launch.arg(pointer),
                 Argument::Int(number) => launch.arg(number),
                 Argument::Long(number) => launch.arg(number),
-                Argument::Float(number) => launch.arg(number),
                 Argument::Double(number) => launch.arg(number),
             };
         }

@@ -3,12 +3,15 @@
 //
 // Products and sums are rounded one by one, as on the CPU: with the same numbers come the same bits.
 //
-// Memory moved per number in f32: Adam reads four and writes three, SGD and LARS three and two; a norm reads one.
+// Memory moved per number in f32: Adam reads four and writes three, SGD and LARS three and two; a norm reads one, a trust ratio two.
 #include "../cuda/device.cuh"
 
 constexpr int THREADS = 256;
 // Numbers of a block, as in table.rs.
 constexpr int CHUNK = 4096;
+
+// As in table.rs.
+enum Kind : int64_t { NORM, ADAM, SGD, TRUSTED };
 
 // A tensor, or a parameter with what goes with it.
 struct Entry {
@@ -18,8 +21,20 @@ struct Entry {
     int64_t count;
     // The first of the chunks that it is cut into, of those of all entries.
     int64_t first_chunk;
+    Kind kind;
+    double learning_rate;
+    // Of Adam the decays of its means; of LARS the trust coefficient.
+    double settings[2];
+    // What the formulas read, rounded; kernels below write those that only the device knows.
     float factors[10];
 };
+static_assert(sizeof(Entry) == 120, "table.rs lays entries out");
+
+// Places among the factors.
+enum { SCALE = 0, WEIGHT_DECAY = 1, INTO = 3, STEP_SIZE = 7, ROOT = 8 };
+
+// Places in the report of a step that is left out if its numbers are not finite.
+enum { LOSS, LENGTH, APPLIED };
 
 // The entry that a chunk belongs to: the last whose chunks begin at it or before.
 __device__ const Entry &entry_of(const Entry *entries, int count, int64_t chunk) {
@@ -32,12 +47,11 @@ __device__ const Entry &entry_of(const Entry *entries, int count, int64_t chunk)
     return entries[low];
 }
 
-extern "C" __global__ void update_adam(const Entry *entries, int count) {
-    const Entry &e = entry_of(entries, count, blockIdx.x);
+__device__ void move_by_adam(const Entry &e, int64_t begin, int64_t end) {
     const float scale = e.factors[0], weight_decay = e.factors[1], keep = e.factors[2], beta1 = e.factors[3], one_minus_beta1 = e.factors[4];
     const float beta2 = e.factors[5], one_minus_beta2 = e.factors[6], step_size = e.factors[7], root = e.factors[8], eps = e.factors[9];
-    const int64_t first = (blockIdx.x - e.first_chunk) * CHUNK;
-    for (int64_t i = first + threadIdx.x; i < first + CHUNK && i < e.count; i += THREADS) {
+#pragma unroll 4
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
         const float p = e.parameter[i];
         const float decayed = __fmul_rn(p, keep);
         const float g = __fadd_rn(__fmul_rn(e.grad[i], scale), __fmul_rn(p, weight_decay));
@@ -49,16 +63,12 @@ extern "C" __global__ void update_adam(const Entry *entries, int count) {
         e.parameter[i] = __fsub_rn(decayed, __fmul_rn(step_size, by));
     }
 }
-HOST_KERNEL(update_adam)
 
-// SGD, and LARS: then `ratios` has for every entry what its learning rate is multiplied by.
-extern "C" __global__ void update_sgd(const Entry *entries, const double *ratios, int count) {
-    const Entry &e = entry_of(entries, count, blockIdx.x);
-    const float scale = e.factors[0], weight_decay = e.factors[1], momentum = e.factors[2], out = e.factors[4];
-    const float into = ratios ? float(double(e.factors[3]) * ratios[&e - entries]) : e.factors[3];
+__device__ void move_by_velocity(const Entry &e, int64_t begin, int64_t end) {
+    const float scale = e.factors[0], weight_decay = e.factors[1], momentum = e.factors[2], into = e.factors[3], out = e.factors[4];
     const bool nesterov = e.factors[5] != 0;
-    const int64_t first = (blockIdx.x - e.first_chunk) * CHUNK;
-    for (int64_t i = first + threadIdx.x; i < first + CHUNK && i < e.count; i += THREADS) {
+#pragma unroll 4
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
         const float p = e.parameter[i];
         const float g = __fmul_rn(__fadd_rn(__fmul_rn(e.grad[i], scale), __fmul_rn(p, weight_decay)), into);
         const float velocity = __fadd_rn(__fmul_rn(e.first[i], momentum), g);
@@ -67,21 +77,80 @@ extern "C" __global__ void update_sgd(const Entry *entries, const double *ratios
         e.parameter[i] = __fsub_rn(p, __fmul_rn(out, by));
     }
 }
-HOST_KERNEL(update_sgd)
 
-// Of every chunk the sums of squares of the gradient (times `scale`, with the decay of the parameter), and of the parameter if there is one.
+// With a report, nothing moves unless it says so.
+extern "C" __global__ void update_move(const Entry *entries, const double *report, int count) {
+    if (report && report[APPLIED] == 0) return;
+    // A copy: what is written below could be the table, as far as the compiler knows.
+    const Entry e = entry_of(entries, count, blockIdx.x);
+    const int64_t begin = (blockIdx.x - e.first_chunk) * CHUNK, end = min(begin + CHUNK, e.count);
+    if (e.kind == ADAM) move_by_adam(e, begin, end);
+    else move_by_velocity(e, begin, end);
+}
+HOST_KERNEL(update_move)
+
+// Of every chunk the sum of the squares of the gradient.
 extern "C" __global__ void update_squares(const Entry *entries, double *squares, int count) {
-    const Entry &e = entry_of(entries, count, blockIdx.x);
-    const float scale = e.factors[0], weight_decay = e.factors[1];
-    const int64_t first = (blockIdx.x - e.first_chunk) * CHUNK;
+    const Entry e = entry_of(entries, count, blockIdx.x);
+    const int64_t begin = (blockIdx.x - e.first_chunk) * CHUNK, end = min(begin + CHUNK, e.count);
+    double sum = 0;
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) sum += double(e.grad[i]) * double(e.grad[i]);
+    sum = block_sum<THREADS>(sum);
+    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+}
+HOST_KERNEL(update_squares)
+
+// The sum over all chunks. One block.
+extern "C" __global__ void update_total(const double *squares, double *total, int64_t chunks) {
+    double sum = 0;
+    for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += THREADS) sum += squares[chunk];
+    sum = block_sum<THREADS>(sum);
+    if (threadIdx.x == 0) *total = sum;
+}
+HOST_KERNEL(update_total)
+
+__device__ bool is_finite(double number) {
+    return number - number == 0;
+}
+
+// Whether the step is made, and the factors of its entries that depend on the norm and on how many steps were made. One block.
+extern "C" __global__ void update_decide(Entry *entries, const double *squares, const float *loss, double *steps, double *report, double mean,
+                                         double max_norm, int count, int64_t chunks) {
+    double sum = 0;
+    for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += THREADS) sum += squares[chunk];
+    const double norm = __dmul_rn(sqrt(block_sum<THREADS>(sum)), mean);
+    const bool applied = is_finite(*loss) && is_finite(norm);
+    const double number = *steps + 1;
+    // All have read the number before it changes.
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        report[LOSS] = *loss;
+        report[LENGTH] = norm;
+        report[APPLIED] = applied;
+        if (applied) *steps = number;
+    }
+    const float scale = float(mean * fmin(max_norm / (norm + 1e-6), 1.0));
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+        Entry &e = entries[i];
+        e.factors[SCALE] = scale;
+        if (e.kind != ADAM) continue;
+        e.factors[STEP_SIZE] = float(e.learning_rate / (1 - pow(e.settings[0], number)));
+        e.factors[ROOT] = float(sqrt(1 - pow(e.settings[1], number)));
+    }
+}
+HOST_KERNEL(update_decide)
+
+// Of every chunk of a parameter that LARS adapts, the sums of squares of the gradient as it is applied, and of the parameter.
+extern "C" __global__ void update_weigh(const Entry *entries, double *squares, int count) {
+    const Entry e = entry_of(entries, count, blockIdx.x);
+    if (e.kind != TRUSTED) return;
+    const float scale = e.factors[SCALE], weight_decay = e.factors[WEIGHT_DECAY];
+    const int64_t begin = (blockIdx.x - e.first_chunk) * CHUNK, end = min(begin + CHUNK, e.count);
     double of_grad = 0, of_parameter = 0;
-    for (int64_t i = first + threadIdx.x; i < first + CHUNK && i < e.count; i += THREADS) {
-        float g = __fmul_rn(e.grad[i], scale);
-        if (e.parameter) {
-            const float p = e.parameter[i];
-            g = __fadd_rn(g, __fmul_rn(p, weight_decay));
-            of_parameter += double(p) * double(p);
-        }
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
+        const float p = e.parameter[i];
+        const float g = __fadd_rn(__fmul_rn(e.grad[i], scale), __fmul_rn(p, weight_decay));
+        of_parameter += double(p) * double(p);
         of_grad += double(g) * double(g);
     }
     of_grad = block_sum<THREADS>(of_grad);
@@ -91,11 +160,13 @@ extern "C" __global__ void update_squares(const Entry *entries, double *squares,
         squares[2 * int64_t(blockIdx.x) + 1] = of_parameter;
     }
 }
-HOST_KERNEL(update_squares)
+HOST_KERNEL(update_weigh)
 
-// The trust ratio of LARS for every entry, a block each: `coefficient · |p| / |gradient|`, 1 where a norm is zero or nothing is adapted.
-extern "C" __global__ void update_ratios(const Entry *entries, const double *squares, double *ratios, int count, int64_t chunks) {
-    const Entry &e = entries[blockIdx.x];
+// The learning rate of a parameter that LARS adapts, a block for every entry: times `coefficient · |p| / |gradient|`, but as it is where a
+// norm is zero.
+extern "C" __global__ void update_trust(Entry *entries, const double *squares, int count, int64_t chunks) {
+    Entry &e = entries[blockIdx.x];
+    if (e.kind != TRUSTED) return;
     const int64_t end = blockIdx.x + 1 < count ? entries[blockIdx.x + 1].first_chunk : chunks;
     double of_grad = 0, of_parameter = 0;
     for (int64_t chunk = e.first_chunk + threadIdx.x; chunk < end; chunk += THREADS) {
@@ -105,17 +176,8 @@ extern "C" __global__ void update_ratios(const Entry *entries, const double *squ
     of_grad = sqrt(block_sum<THREADS>(of_grad));
     of_parameter = sqrt(block_sum<THREADS>(of_parameter));
     if (threadIdx.x == 0) {
-        const double coefficient = e.factors[6];
-        ratios[blockIdx.x] = coefficient > 0 && of_grad > 0 && of_parameter > 0 ? coefficient * of_parameter / of_grad : 1.0;
+        const double ratio = of_grad > 0 && of_parameter > 0 ? e.settings[0] * of_parameter / of_grad : 1.0;
+        e.factors[INTO] = float(e.learning_rate * ratio);
     }
 }
-HOST_KERNEL(update_ratios)
-
-// The sum over all chunks. One block.
-extern "C" __global__ void update_total(const double *squares, double *total, int64_t chunks) {
-    double sum = 0;
-    for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += THREADS) sum += squares[2 * chunk];
-    sum = block_sum<THREADS>(sum);
-    if (threadIdx.x == 0) *total = sum;
-}
-HOST_KERNEL(update_total)
+HOST_KERNEL(update_trust)

@@ -3,13 +3,14 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod finite;
 mod norm;
 mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::context::{Context, Form};
@@ -17,6 +18,7 @@ use crate::element::Element;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{dispatch, elements, float_type, modify};
+pub use finite::{Scale, update_if_finite};
 use norm::trust_ratio;
 pub use norm::{squared_norm, squared_norm_of_all};
 use rules::{AdamFactors, Formula, SgdFactors};
@@ -62,7 +64,7 @@ pub struct Adam {
     pub weight_decay: f64,
     /// Whether weight decay goes past the running means, to the parameter itself.
     pub decoupled: bool,
-    /// Which step this is, from 1: the means are corrected for their start at zero.
+    /// Which step this is, from 1: the means are corrected for their start at zero. [`update_if_finite`] counts by itself.
     pub number: u64,
 }
 
@@ -113,7 +115,8 @@ pub struct Slot<'a> {
 /// is refused.
 ///
 /// # Shapes
-/// The tensors of a slot have one shape and one float type; parameter and moments are contiguous.
+/// The tensors of a slot have one shape and one float type, on a GPU f32; parameter and moments are contiguous. All tensors are on
+/// one device.
 ///
 /// # Errors
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if they are not as above.
@@ -131,19 +134,31 @@ pub fn update(ctx: &Context, slots: &[Slot<'_>], scale: f64) -> Result<(), OpsEr
             }),
         }
     }
-    slots.iter().try_for_each(check)?;
+    let Some(first) = slots.first() else { return Ok(()) };
+    check_all(slots, first.parameter.device())?;
     #[cfg(feature = "cuda")]
-    if let Some(device) = slots.first().map(|slot| slot.parameter.device()).filter(|device| device.is_cuda()) {
-        return cuda::update(device.as_cuda_device()?, slots, scale);
+    if let Device::Cuda(device) = first.parameter.device() {
+        return cuda::update(device, slots, scale);
     }
     let numbers = |slot: &Slot<'_>| slot.parameter.elem_count() * (3 + 2 * slot.rule.moments());
-    let width = slots.first().map_or(4, |slot| slot.parameter.dtype().size_in_bytes());
+    let width = first.parameter.dtype().size_in_bytes();
     let work = Work::pass(slots.iter().map(numbers).sum(), width);
     ctx.timed(OP, "update", work, || {
         slots
             .par_iter()
             .try_for_each(|slot| dispatch!(float_type(OP, "parameter", slot.parameter)?, run(ctx, slot, scale)))
     })
+}
+
+/// Whether the tensors of all slots are as they should be, and on `device`.
+fn check_all(slots: &[Slot<'_>], device: &Device) -> Result<(), OpsError> {
+    let are_there = |slot: &Slot<'_>| {
+        slot.moments.iter().chain([slot.parameter, slot.grad]).all(|t| t.device().same_device(device))
+    };
+    if !slots.iter().all(are_there) {
+        return Err(candle_core::Error::Msg(format!("{OP}: not all tensors are on one device")).into());
+    }
+    slots.iter().try_for_each(check)
 }
 
 fn check(slot: &Slot<'_>) -> Result<(), OpsError> {

@@ -113,11 +113,11 @@ impl<T: Element> SgdFactors<T> {
 
 #[cfg(feature = "cuda")]
 impl SgdFactors<f32> {
-    /// As the kernel reads them, which finds the trust ratio itself where there is a coefficient.
-    pub(super) fn numbers(self, trust_coefficient: f32) -> [f32; 10] {
+    /// As the kernel reads them.
+    pub(super) fn numbers(self) -> [f32; 10] {
         let Self { scale, weight_decay, momentum, into, out, nesterov } = self;
         let nesterov = if nesterov { 1.0 } else { 0.0 };
-        [scale, weight_decay, momentum, into, out, nesterov, trust_coefficient, 0.0, 0.0, 0.0]
+        [scale, weight_decay, momentum, into, out, nesterov, 0.0, 0.0, 0.0, 0.0]
     }
 }
 

@@ -187,3 +187,76 @@ fn nothing_changes_when_an_argument_is_wrong() {
     assert!(message(&[m], &g).contains("moments are 1 tensors, expected 2"));
     assert_eq!(right[0].to_vec1::<f32>().unwrap(), before);
 }
+
+fn counter(steps: f64) -> Tensor {
+    Tensor::new(steps, &Device::Cpu).unwrap()
+}
+
+fn numbers(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_step_whose_numbers_are_finite_is_the_same_step() {
+    let loss = Tensor::new(2.5f32, &Device::Cpu).unwrap();
+    let norm = numbers(&tensors(&[31], DType::F64)[3]).iter().map(|g| g * g).sum::<f64>().sqrt() * 0.5;
+    for ctx in forms() {
+        for rule in rules() {
+            for max_norm in [None, Some(1e3), Some(norm / 3.0)] {
+                let clip = if max_norm == Some(norm / 3.0) { norm / 3.0 / (norm + 1e-6) } else { 1.0 };
+                let want = run(&ctx, tensors(&[31], DType::F64), rule, 0.5 * clip);
+                let [p, m, v, grad] = tensors(&[31], DType::F64);
+                // It is the third step, whatever the rule says.
+                let (steps, other) = (
+                    counter(2.0),
+                    match rule {
+                        Rule::Adam(adam) => Rule::Adam(Adam { number: 77, ..adam }),
+                        other => other,
+                    },
+                );
+                let moments = &[m, v][..rule.moments()];
+                let slot = Slot { parameter: &p, moments, grad: &grad, rule: other };
+                let report = update_if_finite(&ctx, &[slot], Scale { mean: 0.5, max_norm }, &loss, &steps).unwrap();
+                let report = numbers(&report);
+                assert!((report[0], report[2], numbers(&steps)[0]) == (2.5, 1.0, 3.0), "{report:?}");
+                assert!((report[1] - norm).abs() < 1e-12 * norm, "{report:?} {norm}");
+                for (got, want) in std::iter::once(&p).chain(moments).zip(&want) {
+                    close(got, want, 1e-14, &format!("{rule:?} {max_norm:?}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_whose_numbers_are_not_finite_changes_nothing() {
+    for (loss, bad) in [(f32::NAN, 1.0), (f32::NEG_INFINITY, 1.0), (1.0, f32::NAN), (1.0, f32::INFINITY)] {
+        for rule in rules() {
+            let [p, m, v, _] = tensors(&[4], DType::F32);
+            let before = [&p, &m, &v].map(numbers);
+            let grad = Tensor::new(&[1f32, 2.0, bad, 3.0], &Device::Cpu).unwrap();
+            let (loss, steps) = (Tensor::new(loss, &Device::Cpu).unwrap(), counter(5.0));
+            let moments = &[m.clone(), v.clone()][..rule.moments()];
+            let slot = Slot { parameter: &p, moments, grad: &grad, rule };
+            let scale = Scale { mean: 1.0, max_norm: Some(1.0) };
+            let report = numbers(&update_if_finite(&Context::new(), &[slot], scale, &loss, &steps).unwrap());
+            assert_eq!((report[2], numbers(&steps)), (0.0, vec![5.0]));
+            assert!(!(report[0].is_finite() && report[1].is_finite()), "{report:?}");
+            assert_eq!([&p, &m, &v].map(numbers), before);
+        }
+    }
+}
+
+#[test]
+fn what_a_condition_needs_is_named() {
+    let [p, m, v, grad] = tensors(&[4], DType::F32);
+    let (scale, moments) = (Scale { mean: 1.0, max_norm: None }, [m, v]);
+    let slot = Slot { parameter: &p, moments: &moments, grad: &grad, rule: Rule::Adam(ADAM) };
+    let message = |loss: &Tensor, steps: &Tensor| {
+        update_if_finite(&Context::new(), &[slot], scale, loss, steps).unwrap_err().to_string()
+    };
+    let one = Tensor::new(1f32, &Device::Cpu).unwrap();
+    let message = [message(&grad, &counter(0.0)), message(&one, &one)];
+    assert!(message[0].contains("loss has shape [4], expected [], one number"), "{}", message[0]);
+    assert!(message[1].contains("steps has elements of type F32, expected f64"), "{}", message[1]);
+}
