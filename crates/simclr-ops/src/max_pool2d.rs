@@ -59,6 +59,7 @@ enum Places {
     Device(Tensor),
 }
 
+#[cfg(test)]
 impl Places {
     fn host(&self) -> Result<&[u8], OpsError> {
         match self {
