@@ -59,7 +59,7 @@ impl Layout {
     }
 
     fn blocks(&self, views: usize) -> usize {
-        if self.scratch == 0 { views } else { (SCRATCH_WORDS / self.scratch).clamp(1, views) }
+        SCRATCH_WORDS.checked_div(self.scratch).map_or(views, |blocks| blocks.clamp(1, views))
     }
 }
 
