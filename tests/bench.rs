@@ -42,7 +42,7 @@ fn every_benchmark_has_its_fields() {
     for threads in [1, 2] {
         let data = if threads == 2 { "--data shapes --subset 64" } else { "" };
         let flags = format!("bench augment --size 8 --steps 1 --threads {threads} {data}");
-        measured(&flags, &["data", "size", "threads", "views_per_s"], &["views_per_s"]);
+        measured(&flags, &["data", "device", "size", "threads", "views_per_s"], &["views_per_s"]);
     }
 }
 

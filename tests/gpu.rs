@@ -127,6 +127,7 @@ fn benchmarks_say_where_they_ran() {
         let object: Value = result(&format!("bench {command}"));
         assert_eq!(object["device"], "cuda:0", "{command}");
     }
+    assert_eq!(result("bench augment --size 8 --steps 1 --device cuda")["device"], "cuda:0");
     assert_eq!(result("bench loss --batch 16 --dim 8 --steps 1 --device cuda:0")["device"], "cuda:0");
 }
 

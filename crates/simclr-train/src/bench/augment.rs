@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
+use candle_core::DType;
 use serde_json::json;
-use simclr_data::{DataError, Loader, LoaderConfig, Picture, Pictures};
+use simclr_data::{DataError, DeviceSet, Loader, LoaderConfig, Picture, Pictures};
 use simclr_ops::random::stream;
 
 use super::{WARM_UP, at_least_one, median};
@@ -29,6 +31,7 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
     at_least_one("--steps", arguments.steps)?;
     let threads = arguments.threads;
     machine::use_threads(Some(threads))?;
+    let device = machine::device(&arguments.device)?;
     let (set, name): (Arc<dyn Pictures>, _) = match &arguments.data.data {
         Some(_) => {
             let opened =
@@ -42,23 +45,32 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
     let workers = if threads == 1 { 0 } else { threads };
     let size = config.size as usize;
     let batch = (BATCH_PIXELS / (size * size)).clamp(2, BATCH).min(set.len());
-    let loader =
-        Loader::new(set, config.train_transform()?, LoaderConfig { batch, workers, ..LoaderConfig::default() })?;
+    let settings = LoaderConfig { batch, workers, ..LoaderConfig::default() };
+    let loader = Loader::new(set.clone(), config.train_transform()?, settings)?;
+    let resident = match device.is_cpu() {
+        true => None,
+        false => Some(DeviceSet::upload(set.as_ref(), &device, u64::MAX)?.context("--device")?),
+    };
     let views = 2 * batch * loader.batches_per_epoch();
     let mut times = Vec::new();
     for pass in 0..WARM_UP + arguments.steps {
         let began = Instant::now();
-        for batch in loader.epoch(pass as u64, 0) {
-            batch?;
+        match &resident {
+            None => loader.epoch(pass as u64, 0).try_for_each(|batch| batch.map(drop))?,
+            Some(set) => {
+                loader.device_epoch(set, DType::F32, pass as u64, 0)?.try_for_each(|batch| batch.map(drop))?;
+                machine::wait_for(&device)?;
+            }
         }
         if pass >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
         }
     }
     let views_per_s = views as f64 / median(times);
-    let object = json!({ "data": name, "threads": threads, "size": size, "views_per_s": views_per_s });
+    let object = json!({ "data": name, "device": machine::name(&device), "threads": threads, "size": size, "views_per_s": views_per_s });
     let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
-    let text = format!("the course's views of {name} at {size}x{size} pixels, {threads}: {views_per_s:.0} views/s");
+    let by = if device.is_cpu() { threads } else { format!("{}, {threads}", machine::describe(&device)) };
+    let text = format!("the course's views of {name} at {size}x{size} pixels, {by}: {views_per_s:.0} views/s");
     output.result(text, &object);
     Ok(Ending::Done)
 }

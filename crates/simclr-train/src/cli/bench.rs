@@ -181,9 +181,12 @@ pub(crate) struct BenchAugmentArguments {
     /// Width and height of the views, and of random pictures [default: 32, or the side of the set's pictures]
     #[arg(long, value_name = "PIXELS")]
     pub(crate) size: Option<u32>,
-    /// Threads that make views
+    /// Threads that make views, or that draw what happens to them if a GPU makes them
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
+    /// cpu, or the GPU that has the pictures and makes the views: cuda[:n]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
     /// Passes over the pictures that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,
