@@ -1,6 +1,6 @@
 //! What the program runs on: threads, device, memory.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use candle_core::{Device, DeviceLocation};
 
 use crate::Usage;
@@ -34,6 +34,25 @@ pub(crate) fn device(name: &str) -> anyhow::Result<Device> {
         return Err(Usage(format!("--device is {name}, expected auto, cpu, cuda or cuda:N")).into());
     };
     gpu::open(number).with_context(|| format!("--device is {name}"))
+}
+
+/// [`device`] of a step that several processes may have a share in: these compute on the CPU.
+///
+/// # Errors
+/// As [`device`], and if several processes are to compute on GPUs.
+pub(crate) fn training_device(name: &str, alone: bool) -> anyhow::Result<Device> {
+    if alone {
+        return device(name);
+    }
+    match name {
+        "auto" => Ok(Device::Cpu),
+        _ => match device(name)? {
+            Device::Cpu => Ok(Device::Cpu),
+            _ => {
+                bail!("--device is {name}, but several processes compute on the CPU: use --device cpu, or one process")
+            }
+        },
+    }
 }
 
 /// The name of a device in figures and messages: `cpu`, or `cuda:N`.
@@ -99,8 +118,7 @@ mod gpu {
 
 #[cfg(not(feature = "cuda"))]
 mod gpu {
-    use anyhow::bail;
-    use candle_core::Device;
+    use super::{Device, bail};
 
     pub(super) fn open(_: usize) -> anyhow::Result<Device> {
         bail!("this build has no CUDA: build it with `cargo run -p simclr-train --features cuda`");
@@ -151,6 +169,9 @@ mod tests {
         assert_eq!(auto.is_cpu(), device("cuda").is_err());
         assert_eq!(name(&auto), if auto.is_cpu() { "cpu" } else { "cuda:0" });
         assert!(!describe(&auto).is_empty());
+        assert!(training_device("auto", false).unwrap().is_cpu() && training_device("cpu", false).unwrap().is_cpu());
+        assert_eq!(training_device("auto", true).unwrap().is_cpu(), auto.is_cpu());
+        assert!(training_device("cuda", false).is_err() && training_device("gpu", false).unwrap_err().is::<Usage>());
         wait_for(&auto).unwrap();
     }
 

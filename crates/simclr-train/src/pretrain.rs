@@ -202,7 +202,7 @@ impl Opening<'_> {
     fn open(self, arguments: &PretrainArguments, output: &Output) -> anyhow::Result<Pictured> {
         let Self { config, given, resumed, ranks } = self;
         machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
-        let device = machine::device(&config.device)?;
+        let device = machine::training_device(&config.device, ranks.is_alone())?;
         let place = Place::of(&config, arguments.data.cache.as_deref());
         let open = || -> anyhow::Result<_> {
             Ok((config.data.train(place, config.subset, output)?, config.data.test(place, None, output)?))

@@ -36,7 +36,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
     config.validate_for(ranks.count())?;
     at_least_one("--steps", arguments.steps)?;
     machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
-    let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    let device = machine::training_device(arguments.machine.device.as_deref().unwrap_or("auto"), ranks.is_alone())?;
     Ok((config, device))
 }
 
