@@ -52,7 +52,7 @@ pub fn nt_xent(left: &Tensor, right: &Tensor, tau: f64) -> std::result::Result<T
     let (left, right) = (left.contiguous()?, right.contiguous()?);
     #[cfg(feature = "cuda")]
     if left.device().is_cuda() {
-        return Ok(OnGpu::new(&left, &right, tau)?.apply(&left, &right)?);
+        return Ok(left.apply_op2(&right, OnGpu::new(&left, &right, tau)?)?);
     }
     Ok(left.apply_op2(&right, NtXent { tau, log_sums: Mutex::default(), all: None })?)
 }

@@ -17,10 +17,6 @@ impl OnGpu {
         let (loss, saved) = contrast::forward(&left.detach(), &right.detach(), tau)?;
         Ok(Self { loss: Mutex::new(Some(loss)), saved })
     }
-
-    pub(crate) fn apply(self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
-        left.apply_op2(right, self)
-    }
 }
 
 impl CustomOp2 for OnGpu {

@@ -66,18 +66,7 @@ impl Encoder {
     }
 
     pub(crate) fn multiply_adds(&self, size: [usize; 2]) -> u64 {
-        let (mut total, mut size) = self.stem.conv.multiply_adds(size);
-        size = self.pool.map_or(size, |pool| pool.size_out(size));
-        for block in &self.blocks {
-            if let Some(downsample) = &block.downsample {
-                total += downsample.conv.multiply_adds(size).0;
-            }
-            for layer in &block.layers {
-                let (own, next) = layer.conv.multiply_adds(size);
-                (total, size) = (total + own, next);
-            }
-        }
-        total
+        self.layers(size).iter().map(|layer| layer.multiply_adds).sum()
     }
 
     /// Its convolutions on a picture of `size`, in the order in which they run.

@@ -41,43 +41,33 @@ mod gpu {
 
     /// What the driver says, as JSON and as lines for people.
     pub(super) fn examine() -> (Value, Vec<String>) {
-        let built_for = cuda::COMPUTE_CAPABILITY;
+        let (whole, tenths) = cuda::built_for();
         let (major, minor, patch) = cuda::cudnn_version();
         let cudnn = format!("{major}.{minor}.{patch}");
-        let (whole, tenths) =
-            built_for.split_at(built_for.trim_end_matches(char::is_alphabetic).len().saturating_sub(1));
         let mut lines = vec![format!(
             "CUDA: this build has kernels for compute capability {whole}.{tenths} and later; cuDNN {cudnn}"
         )];
         let driver = cuda::driver_version().map(|(major, minor)| format!("{major}.{minor}"));
-        let gpus = cuda::gpus();
         lines.push(match &driver {
             Ok(version) => format!("driver: knows CUDA {version}"),
             Err(error) => format!("driver: {error}"),
         });
-        let mib = |bytes: usize| bytes >> 20;
-        for gpu in gpus.iter().flatten() {
+        let mut devices = Vec::new();
+        for gpu in cuda::gpus().unwrap_or_default() {
+            let opened = cuda::open(gpu.number);
             let (major, minor) = gpu.capability;
-            let usable = match cuda::open(gpu.number) {
-                Ok(_) => "ready".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            let (number, name, free, all) = (gpu.number, &gpu.name, mib(gpu.free), mib(gpu.memory));
-            lines.push(format!(
-                "cuda:{number}: {name}, compute capability {major}.{minor}, {free} of {all} MiB free, {usable}"
-            ));
+            let capability = format!("{major}.{minor}");
+            let (device, free, all) = (format!("cuda:{}", gpu.number), gpu.free >> 20, gpu.memory >> 20);
+            devices.push(json!({
+                "device": device, "name": gpu.name, "compute_capability": capability, "memory_mib": all, "free_mib": free,
+                "ready": opened.is_ok(),
+            }));
+            let usable = opened.map_or_else(|error| error.to_string(), |_| "ready".to_owned());
+            let name = gpu.name;
+            lines
+                .push(format!("{device}: {name}, compute capability {capability}, {free} of {all} MiB free, {usable}"));
         }
-        let devices: Vec<Value> = gpus
-            .iter()
-            .flatten()
-            .map(|gpu| {
-                let (major, minor) = gpu.capability;
-                json!({
-                    "device": format!("cuda:{}", gpu.number), "name": gpu.name, "compute_capability": format!("{major}.{minor}"),
-                    "memory_mib": mib(gpu.memory), "free_mib": mib(gpu.free), "ready": cuda::open(gpu.number).is_ok(),
-                })
-            })
-            .collect();
+        let built_for = format!("{whole}{tenths}");
         let object = json!({ "built_for": built_for, "cudnn": cudnn, "driver": driver.ok(), "devices": devices });
         (object, lines)
     }

@@ -103,12 +103,11 @@ mod gpu {
     }
 
     pub(super) fn describe(number: usize) -> String {
-        let gpu = cuda::gpus().ok().and_then(|gpus| gpus.into_iter().nth(number));
-        gpu.map_or_else(|| format!("GPU {number}"), |gpu| format!("{} (GPU {number})", gpu.name))
+        cuda::gpu(number).map_or_else(|_| format!("GPU {number}"), |gpu| format!("{} (GPU {number})", gpu.name))
     }
 
     pub(super) fn free_memory(number: usize) -> Option<usize> {
-        cuda::gpus().ok()?.get(number).map(|gpu| gpu.free)
+        cuda::gpu(number).ok().map(|gpu| gpu.free)
     }
 
     pub(super) fn peak_memory(number: usize) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! A run in progress: its steps, what is measured of them, and what is kept.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use simclr_data::Pictures;
 use simclr_eval::{agreement, spread};
 use simclr_model::Model;
 use simclr_ops::Context;
-use simclr_optim::{Gradients, Optimizer, Schedule};
+use simclr_optim::{Gradients, Optimizer, Scale, Schedule};
 
 use crate::Usage;
 use crate::checkpoint::{self, Checkpoints, State};
@@ -215,9 +216,8 @@ impl<'a> Training<'a> {
         self.optimizer.set_learning_rate(self.schedule.at(self.state.step));
         let applied = match &sum {
             Some(sum) if loss.is_finite() && grad_norm.is_finite() => {
-                // As `torch.nn.utils.clip_grad_norm_`.
-                let clip = self.config.clip_norm.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
-                self.optimizer.apply(sum, mean * clip)?;
+                let scale = Scale { mean, max_norm: self.config.clip_norm };
+                self.optimizer.apply(sum, scale.of(grad_norm))?;
                 true
             }
             _ => false,
@@ -319,21 +319,21 @@ impl<'a> Training<'a> {
         if lines.is_empty() || !self.ranks.is_first() {
             return Ok(());
         }
-        let (path, text) = (self.run.algorithms(), lines.join("\n") + "\n");
-        match std::fs::read_to_string(&path) {
-            Ok(before) if lines.iter().all(|line| before.lines().any(|known| known == line)) => Ok(()),
-            Ok(before) if !before.lines().any(|known| differs(known, &lines)) => {
-                write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string())
-            }
-            Ok(_) => {
-                output.say(format!(
-                    "convolutions have other algorithms than {} says: another GPU, driver or cuDNN gives other last bits",
-                    path.display()
-                ));
-                Ok(())
-            }
-            Err(_) => write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string()),
+        let path = self.run.algorithms();
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        if before.lines().any(|known| differs(known, &lines)) {
+            output.say(format!(
+                "convolutions have other algorithms than {} says: another GPU, driver or cuDNN gives other last bits",
+                path.display()
+            ));
+            return Ok(());
         }
+        let all: BTreeSet<&str> = before.lines().chain(lines.iter().map(String::as_str)).collect();
+        if all.len() == before.lines().count() {
+            return Ok(());
+        }
+        let text: String = all.into_iter().map(|line| format!("{line}\n")).collect();
+        write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string())
     }
 
     /// The monitor's kNN test; whether it is the best so far.
@@ -441,10 +441,9 @@ impl<'a> Training<'a> {
 
 /// Whether the problem of a line has another algorithm among `lines`.
 fn differs(known: &str, lines: &[String]) -> bool {
-    let split =
-        |line: &str| line.rsplit_once(": ").map(|(problem, algorithm)| (problem.to_owned(), algorithm.to_owned()));
-    let Some((problem, algorithm)) = split(known) else { return true };
-    lines.iter().filter_map(|line| split(line)).any(|(other, its)| other == problem && its != algorithm)
+    let Some((problem, algorithm)) = known.rsplit_once(": ") else { return true };
+    let others = lines.iter().filter_map(|line| line.rsplit_once(": "));
+    others.into_iter().any(|(other, its)| other == problem && its != algorithm)
 }
 
 /// Steps in an epoch.

@@ -4,8 +4,6 @@ use candle_core::Device;
 use candle_core::cuda_backend::cudarc::cudnn;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::COMPUTE_CAPABILITY;
-
 /// A GPU as its driver describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gpu {
@@ -62,19 +60,46 @@ pub enum DeviceError {
 /// # Errors
 /// [`DeviceError::None`] if there is none, or no driver.
 pub fn gpus() -> Result<Vec<Gpu>, DeviceError> {
-    let known = || -> Result<Vec<Gpu>, DriverError> { (0..CudaContext::device_count()? as usize).map(gpu).collect() };
-    match known() {
-        Ok(gpus) if gpus.is_empty() => Err(DeviceError::None("the driver knows none".into())),
-        Ok(gpus) => Ok(gpus),
+    (0..count()?).map(described).collect()
+}
+
+/// The GPU of this number; the others are left alone, as to look at one takes memory of it.
+///
+/// # Errors
+/// [`DeviceError::None`] or [`DeviceError::Number`] if it is not there.
+pub fn gpu(number: usize) -> Result<Gpu, DeviceError> {
+    let count = count()?;
+    if number < count { described(number) } else { Err(DeviceError::Number { number, count }) }
+}
+
+/// How many there are, at least one.
+fn count() -> Result<usize, DeviceError> {
+    match CudaContext::device_count() {
+        Ok(0) => Err(DeviceError::None("the driver knows none".into())),
+        Ok(count) => Ok(count as usize),
         Err(error) => Err(DeviceError::None(error.to_string())),
     }
 }
 
-fn gpu(number: usize) -> Result<Gpu, DriverError> {
-    let context = CudaContext::new(number)?;
-    let (major, minor) = context.compute_capability()?;
-    let (free, memory) = context.mem_get_info()?;
-    Ok(Gpu { number, name: context.name()?, capability: (major as u32, minor as u32), memory, free })
+fn described(number: usize) -> Result<Gpu, DeviceError> {
+    let ask = || -> Result<Gpu, DriverError> {
+        let context = CudaContext::new(number)?;
+        let (major, minor) = context.compute_capability()?;
+        let (free, memory) = context.mem_get_info()?;
+        Ok(Gpu { number, name: context.name()?, capability: (major as u32, minor as u32), memory, free })
+    };
+    ask().map_err(|error| driver_error(number, error))
+}
+
+fn driver_error(number: usize, error: DriverError) -> DeviceError {
+    DeviceError::Driver { number, source: candle_core::Error::wrap(error) }
+}
+
+/// The compute capability for which the kernels were compiled, as `(9, 0)`: they run on GPUs of this one and of later ones.
+pub fn built_for() -> (u32, u32) {
+    // "90a" and its like are 90 with more.
+    let number: u32 = env!("SIMCLR_CUDA_COMPUTE_CAP").trim_end_matches(char::is_alphabetic).parse().unwrap_or(0);
+    (number / 10, number % 10)
 }
 
 /// The GPU of this number as candle's device, whose memory, once taken from the driver, is kept for the next step.
@@ -82,14 +107,10 @@ fn gpu(number: usize) -> Result<Gpu, DriverError> {
 /// # Errors
 /// [`DeviceError`] if there is no such GPU, if the kernels of this program do not run on it, or if the driver refuses.
 pub fn open(number: usize) -> Result<Device, DeviceError> {
-    let gpus = gpus()?;
-    let count = gpus.len();
-    let Some(gpu) = gpus.into_iter().nth(number) else { return Err(DeviceError::Number { number, count }) };
-    let (major, minor) = gpu.capability;
-    // "90a" and its like are 90 with more.
-    let needed: u32 = COMPUTE_CAPABILITY.trim_end_matches(char::is_alphabetic).parse().unwrap_or(0);
-    if 10 * major + minor < needed {
-        return Err(DeviceError::Capability { gpu, needed: format!("{}.{}", needed / 10, needed % 10) });
+    let gpu = gpu(number)?;
+    let (major, minor) = built_for();
+    if gpu.capability < (major, minor) {
+        return Err(DeviceError::Capability { gpu, needed: format!("{major}.{minor}") });
     }
     // A stream of its own: the default one of candle is another for every thread of the host.
     let device = Device::new_cuda_with_stream(number).map_err(|source| DeviceError::Driver { number, source })?;
@@ -97,7 +118,7 @@ pub fn open(number: usize) -> Result<Device, DeviceError> {
         // SAFETY: all work on its memory goes to this one stream, so that nothing is read or freed before it was written.
         unsafe { device.disable_event_tracking() };
     }
-    keep_memory(number).map_err(|error| DeviceError::Driver { number, source: candle_core::Error::wrap(error) })?;
+    keep_memory(number).map_err(|error| driver_error(number, error))?;
     Ok(device)
 }
 

@@ -24,10 +24,7 @@ pub(crate) use kernels::{Argument, Grid, Kernels, kernels, suffix};
 pub(crate) use memory::{empty, pointer};
 pub(crate) use product::{Matrix, product};
 
-pub use device::{DeviceError, Gpu, cudnn_version, driver_version, gpus, open, peak_memory};
-
-/// The compute capability for which the kernels were compiled, as `90` for 9.0: they run on GPUs of this one and of later ones.
-pub const COMPUTE_CAPABILITY: &str = env!("SIMCLR_CUDA_COMPUTE_CAP");
+pub use device::{DeviceError, Gpu, built_for, cudnn_version, driver_version, gpu, gpus, open, peak_memory};
 
 /// cuDNN on every device that a context and its clones have met: it is made ready when the first convolution comes.
 #[derive(Debug, Default)]
