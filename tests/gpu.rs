@@ -78,8 +78,8 @@ fn a_run_goes_on_with_the_same_bits() {
 }
 
 #[test]
-fn a_step_reads_its_loss_and_the_norm_of_its_gradient() {
-    let test = "a_step_reads_its_loss_and_the_norm_of_its_gradient";
+fn a_step_waits_for_none_of_its_numbers() {
+    let test = "a_step_waits_for_none_of_its_numbers";
     if !has_gpu(test) || result("doctor")["cuda"]["devices"][0]["name"] != "stand-in" {
         return;
     }
@@ -96,8 +96,70 @@ fn a_step_reads_its_loss_and_the_norm_of_its_gradient() {
     };
     let (few, many) = (counted(3), counted(7));
     let of_a_step = |name: &str| (many[name].as_f64().unwrap() - few[name].as_f64().unwrap()) / 4.0;
-    assert_eq!((of_a_step("memcpy_dtoh"), of_a_step("augment_views_f32"), of_a_step("update_move")), (2.0, 1.0, 1.0));
-    assert!(of_a_step("synchronize") <= 2.0 && of_a_step("memcpy_htod") <= 4.0, "{many}");
+    assert_eq!(["augment_views_f32", "update_move"].map(of_a_step), [1.0, 1.0]);
+    // What comes back is its report, a step later; its views and its table leave from page-locked memory. The host waits for these three
+    // alone: for that report, and until the memory for the other two is free.
+    let copies = ["memcpy_dtoh", "memcpy_dtoh_pinned", "memcpy_htod", "memcpy_htod_pinned", "synchronize"];
+    assert_eq!(copies.map(of_a_step), [0.0, 1.0, 0.0, 2.0, 3.0], "{many}");
+    // The running statistics follow where they are.
+    assert_eq!(of_a_step("batch_norm_follow"), 21.0);
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_not_applied() {
+    if !has_gpu("a_step_that_is_not_finite_is_not_applied") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("run");
+    // The first step throws the parameters out of what f32 can multiply. The next ones are asked for before that is known.
+    let typed = SMALL.replace("--epochs 2 --knn-every 1", "--epochs 4 --knn-every 0");
+    let ended = run(&format!("{typed} --lr 1e30 --device cuda --run {}", folder.display()));
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    for part in ["of step 2 is", "was not applied", "--resume --skip-non-finite"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+    let (model, optimizer, ..) = end_of(&folder);
+    let ended = run(&format!("pretrain --resume --skip-non-finite --run {}", folder.display()));
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the 20th in a row"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("the batch is left out").count(), 20, "{}", ended.stderr);
+    let end = end_of(&folder);
+    assert!(end.0 == model && end.1 == optimizer, "nothing was moved, running statistics neither");
+    let whole = scratch.path().join("one");
+    result(&format!("{typed} --lr 1e30 --device cuda --max-steps 1 --run {}", whole.display()));
+    assert!(end_of(&whole).0 == end.0, "it ended where the first step did");
+}
+
+#[test]
+fn pictures_that_do_not_stay_on_the_gpu_give_the_same_losses() {
+    if !has_gpu("pictures_that_do_not_stay_on_the_gpu_give_the_same_losses") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("pictures");
+    std::fs::create_dir(&folder).unwrap();
+    for n in 0..24u32 {
+        let shade = |x: u32, y: u32| image::Rgb([(x * 9 + n) as u8, (y * 7) as u8, (x * y + 11 * n) as u8]);
+        image::RgbImage::from_fn(30 + n % 3, 28, shade).save(folder.join(format!("{n}.png"))).unwrap();
+    }
+    let train = |device: &str| {
+        let run_folder = scratch.path().join(device);
+        let typed = "--arch resnet18 --width 4 --size 16 --batch 8 --epochs 2 --knn-every 0 --log-every 1 --lr 1e-5";
+        let ended = run(&format!(
+            "pretrain --data {} {typed} --device {device} --run {}",
+            folder.display(),
+            run_folder.display()
+        ));
+        assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+        (losses(&run_folder), ended.stderr)
+    };
+    let [(cpu, _), (gpu, said)] = ["cpu", "cuda"].map(train);
+    assert!(said.contains("every batch brings its pictures to the GPU") && said.contains("pixels"), "{said}");
+    assert!(cpu.len() >= 4 && cpu.len() == gpu.len(), "{cpu:?} {gpu:?}");
+    for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        assert!((cpu - gpu).abs() < 1e-5 * cpu, "{cpu} {gpu}");
+    }
 }
 
 #[test]

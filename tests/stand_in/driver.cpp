@@ -36,7 +36,9 @@ std::mutex counts_lock;
 
 std::map<std::string, uint64_t> &counts() {
     // Never destroyed: other destructors may still count.
-    static auto *counts = new std::map<std::string, uint64_t>{{"alloc", 0}, {"memcpy_dtoh", 0}, {"memcpy_htod", 0}, {"synchronize", 0}};
+    static auto *counts = new std::map<std::string, uint64_t>{
+        {"alloc", 0},       {"memcpy_dtoh", 0}, {"memcpy_dtoh_pinned", 0}, {"memcpy_htod", 0}, {"memcpy_htod_pinned", 0},
+        {"synchronize", 0}};
     return *counts;
 }
 
@@ -83,6 +85,8 @@ struct CUstream_st {
 };
 struct CUevent_st {
     bool has_time, is_recorded = false;
+    // How many copies to the host came before it.
+    uint64_t arrivals = 0;
     std::chrono::steady_clock::time_point at = {};
 };
 struct CUmod_st {
@@ -191,8 +195,12 @@ CUresult allocate(CUdeviceptr *to, size_t bytes, int device) {
     return CUDA_SUCCESS;
 }
 
+// See below: copies to the device that are still to be made.
+void depart();
+
 CUresult release(const char *function, CUdeviceptr address) {
     if (address == 0) return CUDA_SUCCESS;
+    depart();
     std::lock_guard guard(lock);
     const auto found = allocations.find(address);
     if (found == allocations.end()) {
@@ -208,36 +216,109 @@ CUresult release(const char *function, CUdeviceptr address) {
     return CUDA_SUCCESS;
 }
 
-// Streams are done with everything at once, so that waiting for one has nothing to do but check.
-CUresult synchronize() {
-    cuStandInCount("synchronize");
-    check_all_guards();
-    return CUDA_SUCCESS;
-}
-
 void *pointer(CUdeviceptr address) {
     return reinterpret_cast<void *>(address);
 }
 
+// ---- Copies from and to the host
+//
+// A GPU copies page-locked memory by itself: what it is to send must stay as it is until an event says that it is gone, and what it is to
+// bring is not there before. So such copies are made as late as a program can tell: those to the host when it waits, those to the device
+// when the stream does something else, as nothing but a kernel or a copy can see them.
+
+// Page-locked memory: where each piece begins, and its bytes.
+std::map<uintptr_t, size_t> pinned;
+
+bool is_pinned(const void *start, size_t bytes) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(start);
+    std::lock_guard guard(lock);
+    const auto after = pinned.upper_bound(address);
+    if (after == pinned.begin()) return false;
+    const auto &[begin, length] = *std::prev(after);
+    return address - begin <= length && bytes <= length - (address - begin);
+}
+
+struct Departure {
+    CUdeviceptr to;
+    const void *from;
+    size_t bytes;
+};
+
+struct Arrival {
+    uint64_t number;
+    void *to;
+    std::vector<char> bytes;
+};
+
+std::mutex late_lock;
+std::vector<Departure> departures;
+std::vector<Arrival> arrivals;
+uint64_t arrivals_so_far = 0;
+
+// The stream goes on to something else.
+void depart() {
+    std::lock_guard guard(late_lock);
+    for (const Departure &copy : departures) std::memcpy(pointer(copy.to), copy.from, copy.bytes);
+    departures.clear();
+}
+
+// The host waits for the first so many copies.
+void arrive(uint64_t count) {
+    depart();
+    std::lock_guard guard(late_lock);
+    std::vector<Arrival> later;
+    for (Arrival &copy : arrivals) {
+        if (copy.number <= count) std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+        else later.push_back(std::move(copy));
+    }
+    arrivals = std::move(later);
+}
+
+// Streams are done with everything else at once, so that waiting for one has nothing to do but that and to check.
+CUresult synchronize(uint64_t arrivals = UINT64_MAX) {
+    cuStandInCount("synchronize");
+    arrive(arrivals);
+    check_all_guards();
+    return CUDA_SUCCESS;
+}
+
 CUresult copy_in(const char *function, CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     if (device_of(function, stream) < 0) return CUDA_ERROR_INVALID_CONTEXT;
-    cuStandInCount("memcpy_htod");
+    const bool is_late = is_pinned(from, bytes);
+    cuStandInCount(is_late ? "memcpy_htod_pinned" : "memcpy_htod");
     if (!cuStandInHolds(function, "the destination", pointer(to), bytes)) return CUDA_ERROR_INVALID_VALUE;
-    if (bytes) std::memcpy(pointer(to), from, bytes);
+    depart();
+    if (is_late) {
+        std::lock_guard guard(late_lock);
+        departures.push_back({to, from, bytes});
+    } else if (bytes) {
+        std::memcpy(pointer(to), from, bytes);
+    }
     return CUDA_SUCCESS;
 }
 
 CUresult copy_out(const char *function, void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
     if (device_of(function, stream) < 0) return CUDA_ERROR_INVALID_CONTEXT;
-    cuStandInCount("memcpy_dtoh");
+    const bool is_late = is_pinned(to, bytes);
+    cuStandInCount(is_late ? "memcpy_dtoh_pinned" : "memcpy_dtoh");
     if (!cuStandInHolds(function, "the source", pointer(from), bytes)) return CUDA_ERROR_INVALID_VALUE;
-    if (bytes) std::memcpy(to, pointer(from), bytes);
+    depart();
+    if (is_late) {
+        const char *source = static_cast<const char *>(pointer(from));
+        std::lock_guard guard(late_lock);
+        arrivals.push_back({++arrivals_so_far, to, std::vector<char>(source, source + bytes)});
+        // Whoever reads it too soon finds NaN.
+        std::memset(to, 0xff, bytes);
+    } else if (bytes) {
+        std::memcpy(to, pointer(from), bytes);
+    }
     return CUDA_SUCCESS;
 }
 
 CUresult copy_within(const char *function, CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     if (device_of(function, stream) < 0) return CUDA_ERROR_INVALID_CONTEXT;
     cuStandInCount("memcpy_dtod");
+    depart();
     if (!cuStandInHolds(function, "the destination", pointer(to), bytes)) return CUDA_ERROR_INVALID_VALUE;
     if (!cuStandInHolds(function, "the source", pointer(from), bytes)) return CUDA_ERROR_INVALID_VALUE;
     if (bytes && to < from + bytes && from < to + bytes) {
@@ -252,6 +333,7 @@ template <class T>
 CUresult set_memory(const char *function, CUdeviceptr to, T value, size_t count, CUstream stream) {
     if (device_of(function, stream) < 0) return CUDA_ERROR_INVALID_CONTEXT;
     cuStandInCount("memset");
+    depart();
     if (to % sizeof(T) || !cuStandInHolds(function, "the destination", pointer(to), count * sizeof(T))) return CUDA_ERROR_INVALID_VALUE;
     T *numbers = static_cast<T *>(pointer(to));
     for (size_t i = 0; i < count; ++i) numbers[i] = value;
@@ -319,6 +401,7 @@ CUresult launch(CUfunction function, dim3 grid, dim3 size, unsigned shared, CUst
         return CUDA_ERROR_INVALID_VALUE;
     }
     static const char *check = std::getenv("STAND_IN_CHECK");
+    depart();
     std::lock_guard guard(launch_lock);
     ++kernel.launches;
     stand_in::run_grid(kernel, grid, size, shared, params);
@@ -357,6 +440,8 @@ struct AtExit {
 
 bool cuStandInHolds(const char *function, const char *what, const void *start, size_t bytes) {
     if (bytes == 0) return true;
+    // Whoever asks is about to read or write there.
+    depart();
     const uintptr_t address = reinterpret_cast<uintptr_t>(start);
     std::lock_guard guard(lock);
     auto after = allocations.upper_bound(address);
@@ -571,6 +656,10 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
     if (!event) return CUDA_ERROR_INVALID_HANDLE;
     if (device_of("cuEventRecord", stream) < 0) return CUDA_ERROR_INVALID_CONTEXT;
     event->is_recorded = true;
+    {
+        std::lock_guard guard(late_lock);
+        event->arrivals = arrivals_so_far;
+    }
     event->at = std::chrono::steady_clock::now();
     return CUDA_SUCCESS;
 }
@@ -582,7 +671,7 @@ CUresult cuEventQuery(CUevent event) {
 CUresult cuEventSynchronize(CUevent event) {
     if (!event) return CUDA_ERROR_INVALID_HANDLE;
     // Nothing was recorded: there is nothing to wait for.
-    return event->is_recorded ? synchronize() : CUDA_SUCCESS;
+    return event->is_recorded ? synchronize(event->arrivals) : CUDA_SUCCESS;
 }
 
 CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) {
@@ -630,8 +719,13 @@ CUresult cuMemGetInfo(size_t *free, size_t *total) {
 }
 
 CUresult cuMemHostAlloc(void **to, size_t bytes, unsigned int) {
+    if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
     *to = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    return *to || bytes == 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!*to) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::memset(*to, 0xff, bytes);
+    std::lock_guard guard(lock);
+    pinned[reinterpret_cast<uintptr_t>(*to)] = bytes;
+    return CUDA_SUCCESS;
 }
 
 CUresult cuMemAllocHost(void **to, size_t bytes) {
@@ -639,6 +733,15 @@ CUresult cuMemAllocHost(void **to, size_t bytes) {
 }
 
 CUresult cuMemFreeHost(void *address) {
+    // The driver waits for copies of it.
+    arrive(UINT64_MAX);
+    {
+        std::lock_guard guard(lock);
+        if (pinned.erase(reinterpret_cast<uintptr_t>(address)) == 0) {
+            cuStandInSay("cuMemFreeHost", "nothing was allocated at %p, or it was freed", address);
+            return CUDA_ERROR_INVALID_VALUE;
+        }
+    }
     std::free(address);
     return CUDA_SUCCESS;
 }

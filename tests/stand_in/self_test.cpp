@@ -276,6 +276,32 @@ void matrices() {
 
 }  // namespace
 
+// Page-locked memory is copied later than it was asked for, as by a GPU.
+void late_copies() {
+    CUstream stream;
+    CUevent before, after;
+    EXPECT(cuStreamCreate(&stream, 0) == CUDA_SUCCESS);
+    EXPECT(cuEventCreate(&before, 0) == CUDA_SUCCESS && cuEventCreate(&after, 0) == CUDA_SUCCESS);
+    void *memory;
+    EXPECT(cuMemHostAlloc(&memory, 2 * sizeof(double), 0) == CUDA_SUCCESS);
+    auto *host = static_cast<double *>(memory);
+    CUdeviceptr device;
+    EXPECT(cuMemAlloc(&device, sizeof(double)) == CUDA_SUCCESS);
+    host[0] = 1;
+    EXPECT(cuMemcpyHtoDAsync(device, host, sizeof(double), stream) == CUDA_SUCCESS);
+    // Too early: the copy has not been made.
+    host[0] = 2;
+    EXPECT(cuEventRecord(before, stream) == CUDA_SUCCESS);
+    EXPECT(cuMemcpyDtoHAsync(host + 1, device, sizeof(double), stream) == CUDA_SUCCESS);
+    EXPECT(cuEventRecord(after, stream) == CUDA_SUCCESS);
+    EXPECT(host[1] != host[1]);
+    EXPECT(cuEventSynchronize(before) == CUDA_SUCCESS && host[1] != host[1]);
+    EXPECT(cuEventSynchronize(after) == CUDA_SUCCESS && host[1] == 2);
+    EXPECT(cuMemFree(device) == CUDA_SUCCESS);
+    EXPECT(cuMemFreeHost(host) == CUDA_SUCCESS && cuMemFreeHost(host) == CUDA_ERROR_INVALID_VALUE);
+    EXPECT(cuEventDestroy(before) == CUDA_SUCCESS && cuEventDestroy(after) == CUDA_SUCCESS && cuStreamDestroy(stream) == CUDA_SUCCESS);
+}
+
 int main() {
     CUdevice device;
     CUcontext context;
@@ -288,6 +314,7 @@ int main() {
     kernels();
     limits();
     memory();
+    late_copies();
     convolution({2, 7, 6, 5, 9, 3, 2, 1});
     convolution({1, 5, 8, 3, 4, 1, 1, 0});
     convolution({1, 9, 9, 2, 6, 5, 1, 2});

@@ -1,22 +1,31 @@
-//! Sets whose pictures stay on a device, where views are made of them.
+//! Sets for a device, where views are made of their pictures: these stay there, or are sent with every batch.
 //!
-//! What a CPU has to do for a batch is then to draw the parameters of its views, which go to the device in one small piece. Pictures,
-//! order, parameters and bits are those of the [`Loader`](crate::Loader)'s other batches.
+//! What a CPU has to do for a batch is then to draw the parameters of its views, which go to the device in one small piece, and if need be
+//! to have the pictures at hand. Order, parameters and bits are those of the [`Loader`](crate::Loader)'s other batches.
 
 use candle_core::{DType, Device, Tensor};
-use simclr_ops::augment::{Numbers, PackedViews, make_views};
+use simclr_ops::augment::{Augmenter, Crop, Numbers, PackedViews, Picture, ViewParameters, make_views};
+use simclr_ops::uploads::Uploads;
 
 use crate::{DataError, Pictures, TrainTransform, loader::Made};
 
-/// All pictures of a set on a device.
+/// A set for a device.
 #[derive(Debug, Clone)]
 pub struct DeviceSet {
-    /// `[n, height, width, 3]`, u8.
-    pictures: Tensor,
+    device: Device,
     name: String,
+    len: usize,
+    pub(crate) kept: Result<Resident, NotResident>,
 }
 
-/// Why a set is not kept on a device. Nothing is wrong with it: batches come from the CPU then.
+/// All pictures of a set on a device.
+#[derive(Debug, Clone)]
+pub(crate) struct Resident {
+    /// `[n, height, width, 3]`, u8.
+    pictures: Tensor,
+}
+
+/// Why a set is not kept on a device. Nothing is wrong with it: pictures go there batch by batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotResident {
@@ -25,7 +34,7 @@ pub enum NotResident {
     Empty,
     /// Pictures differ in size.
     #[error(
-        "picture {index} is {found:?} pixels (width, height), those before it {expected:?}: pictures of a device have one size"
+        "picture {index} is {found:?} pixels (width, height), those before it {expected:?}: pictures that stay on a device have one size"
     )]
     Sizes {
         /// Which picture.
@@ -38,7 +47,7 @@ pub enum NotResident {
     /// The pictures have more bytes than they may.
     #[error("the pictures take {bytes} bytes, and at most {at_most} are to be used for them")]
     Large {
-        /// Bytes of all pictures.
+        /// Bytes of all pictures, if they are as large as the first.
         bytes: u64,
         /// How many there may be.
         at_most: u64,
@@ -46,12 +55,39 @@ pub enum NotResident {
 }
 
 impl DeviceSet {
-    /// Brings all pictures of `set` to `device`, if they are of one size and have at most `at_most` bytes; else says why it does not.
-    /// Meanwhile the host has a copy of all of them.
+    /// Brings all pictures of `set` to `device` to stay, if they are of one size and have at most `at_most` bytes. Meanwhile the host has
+    /// a copy of all of them.
     ///
     /// # Errors
     /// Whatever keeps the set from giving a picture, and [`DataError::Tensor`] if the device cannot take them.
-    pub fn upload(set: &dyn Pictures, device: &Device, at_most: u64) -> Result<Result<Self, NotResident>, DataError> {
+    pub fn upload(set: &dyn Pictures, device: &Device, at_most: u64) -> Result<Self, DataError> {
+        let kept = Resident::upload(set, device, at_most)?;
+        Ok(Self { device: device.clone(), name: set.name().to_owned(), len: set.len(), kept })
+    }
+
+    /// Why the pictures do not stay on the device, if they do not.
+    pub fn not_resident(&self) -> Option<&NotResident> {
+        self.kept.as_ref().err()
+    }
+
+    /// Where views are made.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// # Errors
+    /// [`DataError::Resident`] if this is not `set`, as far as the number of pictures and its name tell.
+    pub(crate) fn check(&self, set: &dyn Pictures) -> Result<(), DataError> {
+        if (self.len, self.name.as_str()) == (set.len(), set.name()) {
+            return Ok(());
+        }
+        let say = |n: usize, name: &str| format!("{n} pictures of {name}");
+        Err(DataError::Resident { found: say(self.len, &self.name), expected: say(set.len(), set.name()) })
+    }
+}
+
+impl Resident {
+    fn upload(set: &dyn Pictures, device: &Device, at_most: u64) -> Result<Result<Self, NotResident>, DataError> {
         let n = set.len();
         if n == 0 {
             return Ok(Err(NotResident::Empty));
@@ -73,34 +109,12 @@ impl DeviceSet {
             pixels.extend_from_slice(picture.pixels());
         }
         let shape = (n, height as usize, width as usize, 3);
-        let pictures = Tensor::from_vec(pixels, shape, device)?;
-        Ok(Ok(Self { pictures, name: set.name().to_owned() }))
+        Ok(Ok(Self { pictures: Tensor::from_vec(pixels, shape, device)? }))
     }
 
     /// Width and height of the pictures.
-    pub fn size(&self) -> (usize, usize) {
-        (self.pictures.dims()[2], self.pictures.dims()[1])
-    }
-
-    /// How many bytes of the device the pictures take.
-    pub fn bytes(&self) -> usize {
-        self.pictures.elem_count()
-    }
-
-    /// Where the pictures are.
-    pub fn device(&self) -> &Device {
-        self.pictures.device()
-    }
-
-    /// # Errors
-    /// [`DataError::Resident`] if these are not the pictures of `set`, as far as their number and its name tell.
-    pub(crate) fn check(&self, set: &dyn Pictures) -> Result<(), DataError> {
-        let here = self.pictures.dims()[0];
-        if (here, self.name.as_str()) == (set.len(), set.name()) {
-            return Ok(());
-        }
-        let say = |n: usize, name: &str| format!("{n} pictures of {name}");
-        Err(DataError::Resident { found: say(here, &self.name), expected: say(set.len(), set.name()) })
+    fn size(&self) -> (u32, u32) {
+        (self.pictures.dims()[2] as u32, self.pictures.dims()[1] as u32)
     }
 }
 
@@ -119,34 +133,95 @@ pub struct DeviceBatch {
 /// dropping it ends its threads.
 pub struct DeviceBatches {
     packed: Made<PackedBatch>,
-    pictures: Tensor,
+    set: DeviceSet,
     /// What bytes become, `[3, 256]`.
     table: Tensor,
     dtype: DType,
+    uploads: BatchUploads,
+}
+
+/// What goes to a device with a batch.
+#[derive(Default)]
+struct BatchUploads {
+    pictures: Uploads,
+    views: Uploads,
 }
 
 /// What a batch is, before its views are made.
 pub(crate) struct PackedBatch {
     views: PackedViews,
+    /// Of pictures that are sent with the batch.
+    pixels: Option<Vec<u8>>,
     labels: Vec<Option<u32>>,
     indices: Vec<usize>,
 }
 
-/// Draws the views of the pictures `indices`, all of which are `of` pixels, width and height.
+/// Draws the views of the pictures `indices`.
 pub(crate) fn pack(
     set: &dyn Pictures,
     transform: &TrainTransform,
     epoch: u64,
-    of: (usize, usize),
+    kept: &Result<Resident, NotResident>,
     indices: Vec<usize>,
 ) -> Result<PackedBatch, DataError> {
-    let (width, height) = (of.0 as u32, of.1 as u32);
-    let drawn = |view: u32| {
-        indices.iter().map(move |&index| (index, transform.parameters(width, height, epoch, index as u64, view)))
+    let (views, pixels) = match kept {
+        Ok(resident) => {
+            let of @ (width, height) = resident.size();
+            let drawn = |view: u32| {
+                let drawn = move |&index| (index, transform.parameters(width, height, epoch, index as u64, view));
+                indices.iter().map(drawn)
+            };
+            (packed(transform, of, drawn(0).chain(drawn(1)))?, None)
+        }
+        Err(_) => {
+            let (views, pixels) = to_send(set, transform, epoch, &indices)?;
+            (views, Some(pixels))
+        }
     };
-    let views = PackedViews::new(transform.size() as usize, of, drawn(0).chain(drawn(1)))?;
     let labels = indices.iter().map(|&index| set.label(index)).collect();
-    Ok(PackedBatch { views, labels, indices })
+    Ok(PackedBatch { views, pixels, labels, indices })
+}
+
+/// The views of the pictures `indices`, and the pixels of which they are made on the device: the pictures, or, where these differ in size
+/// and no launch could make all views, the views themselves.
+fn to_send(
+    set: &dyn Pictures,
+    transform: &TrainTransform,
+    epoch: u64,
+    indices: &[usize],
+) -> Result<(PackedViews, Vec<u8>), DataError> {
+    let pictures = indices.iter().map(|&index| set.picture(index)).collect::<Result<Vec<Picture>, _>>()?;
+    let drawn = |view: u32| {
+        let drawn = move |(place, (picture, &index)): (usize, (&Picture, &usize))| {
+            (place, transform.parameters(picture.width(), picture.height(), epoch, index as u64, view))
+        };
+        pictures.iter().zip(indices).enumerate().map(drawn)
+    };
+    let drawn = drawn(0).chain(drawn(1));
+    let size = |picture: &Picture| (picture.width(), picture.height());
+    let of = pictures.first().map_or((0, 0), size);
+    if pictures.iter().all(|picture| size(picture) == of) {
+        let pixels = pictures.iter().flat_map(Picture::pixels).copied().collect();
+        return Ok((packed(transform, of, drawn)?, pixels));
+    }
+    let side = transform.size();
+    let mut augmenter = Augmenter::new();
+    let views = drawn.map(|(place, parameters)| augmenter.view(&pictures[place], &parameters, side, side));
+    let pixels: Vec<u8> = views.flat_map(Picture::into_pixels).collect();
+    let as_it_is = |place| {
+        let crop = Crop { left: 0, top: 0, width: side, height: side };
+        (place, ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None })
+    };
+    Ok((packed(transform, (side, side), (0..2 * indices.len()).map(as_it_is))?, pixels))
+}
+
+/// Views of pictures that are `of` pixels, width and height.
+fn packed(
+    transform: &TrainTransform,
+    of: (u32, u32),
+    views: impl Iterator<Item = (usize, ViewParameters)>,
+) -> Result<PackedViews, DataError> {
+    Ok(PackedViews::new(transform.size() as usize, (of.0 as usize, of.1 as usize), views)?)
 }
 
 impl DeviceBatches {
@@ -156,13 +231,23 @@ impl DeviceBatches {
         dtype: DType,
         packed: Made<PackedBatch>,
     ) -> Result<Self, DataError> {
-        Ok(Self { packed, pictures: set.pictures.clone(), table: transform.table(set.device())?, dtype })
+        let table = transform.table(set.device())?;
+        Ok(Self { packed, set: set.clone(), table, dtype, uploads: BatchUploads::default() })
     }
 
     fn make(&self, packed: PackedBatch) -> Result<DeviceBatch, DataError> {
-        let PackedBatch { views, labels, indices } = packed;
+        let PackedBatch { views, pixels, labels, indices } = packed;
+        let pictures = match (&self.set.kept, pixels) {
+            (Ok(resident), None) => resident.pictures.clone(),
+            (_, pixels) => {
+                let (pixels, (width, height)) = (pixels.unwrap_or_default(), views.of());
+                let shape = (pixels.len() / (3 * width * height).max(1), height, width, 3);
+                self.uploads.pictures.send(&pixels, shape, self.set.device())?
+            }
+        };
         let numbers = Numbers::Mapped { table: &self.table, dtype: self.dtype };
-        Ok(DeviceBatch { views: make_views(&self.pictures, &views, numbers)?, labels, indices })
+        let views = make_views(&pictures, &views, numbers, &self.uploads.views)?;
+        Ok(DeviceBatch { views, labels, indices })
     }
 }
 
@@ -185,7 +270,7 @@ impl Iterator for DeviceBatches {
 
 impl std::fmt::Debug for DeviceBatches {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DeviceBatches({:?} to come, on {:?})", self.packed.size_hint().1, self.pictures.device().location())
+        write!(f, "DeviceBatches({:?} to come, on {:?})", self.packed.size_hint().1, self.set.device().location())
     }
 }
 
@@ -221,7 +306,9 @@ mod tests {
     }
 
     fn resident(set: &dyn Pictures, device: &Device) -> DeviceSet {
-        DeviceSet::upload(set, device, 1 << 20).unwrap().unwrap()
+        let there = DeviceSet::upload(set, device, 1 << 20).unwrap();
+        assert_eq!(there.not_resident(), None);
+        there
     }
 
     /// Views in NHWC, both halves: left views, then right ones.
@@ -256,7 +343,6 @@ mod tests {
         for device in devices() {
             let set = shapes(30);
             let there = resident(set.as_ref(), &device);
-            assert_eq!((there.size(), there.bytes()), ((32, 32), 30 * 3072));
             for (size, workers, dtype) in
                 [(32, 2, DType::F32), (32, 0, DType::BF16), (40, 1, DType::BF16), (17, 3, DType::F16)]
             {
@@ -267,6 +353,28 @@ mod tests {
                 // An epoch that goes on where a run was resumed.
                 assert_equal(&loader, &there, dtype, 5, 3);
                 assert_equal(&loader, &there, dtype, 5, 4);
+            }
+        }
+    }
+
+    #[test]
+    fn batches_whose_pictures_are_sent_are_those_of_the_cpu() {
+        let recipe = Recipe { blur_probability: 0.5, solarize_probability: 0.3, ..Recipe::default() };
+        let uneven: Vec<(u32, u32)> = (0..30).map(|i| if i % 5 == 4 { (20 + i, 31) } else { (24, 25) }).collect();
+        let sets: [Arc<dyn Pictures>; 2] = [shapes(30), Arc::new(Sized(uneven))];
+        for device in devices() {
+            for (set, why) in sets.iter().zip(["at most 9 are to be used", "picture 4 is (24, 31)"]) {
+                let at_most = if why.contains("at most") { 9 } else { 1 << 20 };
+                let there = DeviceSet::upload(set.as_ref(), &device, at_most).unwrap();
+                assert!(there.not_resident().unwrap().to_string().contains(why), "{there:?}");
+                for (size, workers, dtype) in [(32, 2, DType::F32), (17, 0, DType::BF16)] {
+                    let transform = TrainTransform::new(recipe.clone(), size, Normalization::CIFAR10, 8).unwrap();
+                    // Three pictures: some batches have one size, others not.
+                    let config = LoaderConfig { batch: 3, workers, ..LoaderConfig::default() };
+                    let loader = Loader::new(set.clone(), transform, config).unwrap();
+                    assert_equal(&loader, &there, dtype, 0, 0);
+                    assert_equal(&loader, &there, dtype, 5, 7);
+                }
             }
         }
     }
@@ -300,7 +408,8 @@ mod tests {
             if width == 0 {
                 return Err(DataError::Missing { path: "the/picture.jpg".into(), fetch: "nothing" });
             }
-            Ok(Picture::filled(width, height, [index as u8; 3]))
+            let byte = |i: u32| (7 * i + index as u32) as u8;
+            Ok(Picture::new(width, height, (0..3 * width * height).map(byte).collect()).unwrap())
         }
 
         fn label(&self, _: usize) -> Option<u32> {
@@ -319,14 +428,14 @@ mod tests {
     #[test]
     fn a_set_that_cannot_stay_says_why() {
         let upload = |sizes: &[(u32, u32)], at_most| DeviceSet::upload(&Sized(sizes.to_vec()), &Device::Cpu, at_most);
-        let why = |sizes: &[(u32, u32)], at_most| upload(sizes, at_most).unwrap().unwrap_err().to_string();
+        let why = |sizes: &[(u32, u32)], at_most| upload(sizes, at_most).unwrap().not_resident().unwrap().to_string();
         assert_eq!(why(&[], 0), "there are no pictures");
         assert_eq!(why(&[(5, 4); 2], 119), "the pictures take 120 bytes, and at most 119 are to be used for them");
         assert_eq!(
             why(&[(5, 4), (5, 4), (4, 5)], 1000),
-            "picture 2 is (4, 5) pixels (width, height), those before it (5, 4): pictures of a device have one size"
+            "picture 2 is (4, 5) pixels (width, height), those before it (5, 4): pictures that stay on a device have one size"
         );
-        assert_eq!(upload(&[(5, 4); 2], 120).unwrap().unwrap().size(), (5, 4));
+        assert_eq!(upload(&[(5, 4); 2], 120).unwrap().kept.unwrap().size(), (5, 4));
         assert!(matches!(upload(&[(5, 4), (0, 0)], 1000), Err(DataError::Missing { .. })));
     }
 

@@ -3,7 +3,7 @@
 //! A set of pictures is anything that is [`Pictures`]: [`Cifar`] and [`Stl10`] from their binary files, a [`Folder`] of
 //! anybody's, the built-in [`Shapes`], or a [`Subset`] of another. A [`TrainTransform`] says what a view is and a [`Loader`] makes batches of two views of each
 //! picture on worker threads; [`batches`] goes through a set once, in order and unchanged but for the normalisation, for
-//! evaluation. A [`DeviceSet`] keeps all pictures on a device, where the same batches are made of them ([`Loader::device_epoch`]).
+//! evaluation. With a [`DeviceSet`] the same batches are made on a device ([`Loader::device_epoch`]).
 //!
 //! Nothing here draws from a shared generator. What happens to picture `i` in epoch `e`, view `v`, is a function of
 //! (seed, e, i, v), and the order of an epoch one of (seed, e): not of the number of workers, the batch size or where a run

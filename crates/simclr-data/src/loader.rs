@@ -125,25 +125,25 @@ impl Loader {
         EpochBatches(self.made(first_batch, move |batch| make(set.as_ref(), &transform, epoch, chosen.of(batch))))
     }
 
-    /// [`Self::epoch`] on a device that has the pictures: the same views in the same order, made there in numbers of type `dtype`.
+    /// [`Self::epoch`] on a device: the same views in the same order, made there in numbers of type `dtype`.
     ///
-    /// Threads only draw the parameters of views; the device hears from whoever asks for a batch, and from nobody else.
+    /// Threads draw the parameters of views, and have the pictures at hand where these do not stay on the device; the device hears from
+    /// whoever asks for a batch, and from nobody else.
     ///
     /// # Errors
-    /// [`DataError::Resident`] if `resident` is not the set of this loader, [`DataError::Tensor`] from candle.
+    /// [`DataError::Resident`] if `there` is not the set of this loader, [`DataError::Tensor`] from candle.
     pub fn device_epoch(
         &self,
-        resident: &DeviceSet,
+        there: &DeviceSet,
         dtype: DType,
         epoch: u64,
         first_batch: usize,
     ) -> Result<DeviceBatches, DataError> {
-        resident.check(self.set.as_ref())?;
+        there.check(self.set.as_ref())?;
         let chosen = self.chosen(epoch);
-        let (set, transform, of) = (self.set.clone(), self.transform.clone(), resident.size());
-        let packed = self
-            .made(first_batch, move |batch| crate::device::pack(set.as_ref(), &transform, epoch, of, chosen.of(batch)));
-        DeviceBatches::new(resident, &self.transform, dtype, packed)
+        let (set, transform, kept) = (self.set.clone(), self.transform.clone(), there.kept.clone());
+        let pack = move |batch| crate::device::pack(set.as_ref(), &transform, epoch, &kept, chosen.of(batch));
+        DeviceBatches::new(there, &self.transform, dtype, self.made(first_batch, pack))
     }
 
     fn chosen(&self, epoch: u64) -> Chosen {

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use simclr_ops::Context;
 
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Linear, Mode};
+use crate::layers::{BatchNorm, Linear, Training};
 
 /// Linear layers with batch norm and ReLU between them, under PyTorch's names of the `Sequential` `g`.
 ///
@@ -31,19 +31,18 @@ impl Head {
         Ok(Self { hidden, last: Linear::new(c_in, config.feature_dim, true, &vb.pp(place))? })
     }
 
-    /// `[n, features]` to `[n, feature_dim]`, not normalised; `mode` is none for evaluation, `groups` as in [`crate::layers::Pass`].
+    /// `[n, features]` to `[n, feature_dim]`, not normalised; `training` is none for evaluation.
     pub(crate) fn forward(
         &self,
         ctx: &Context,
         features: &Tensor,
-        mode: Option<Mode>,
-        groups: usize,
+        mut training: Option<&mut Training>,
     ) -> Result<Tensor> {
         let mut x = features.clone();
         for (linear, norm) in &self.hidden {
             x = linear.forward(ctx, &x)?;
             x = match norm {
-                Some(norm) => norm.forward_rows(ctx, &x, mode, groups)?,
+                Some(norm) => norm.forward_rows(ctx, &x, training.as_deref_mut())?,
                 // candle's own ReLU passes a gradient where its input is zero; PyTorch's does not.
                 None => (&x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
             };

@@ -7,6 +7,8 @@ use simclr_ops::conv2d::Window;
 use simclr_ops::tape::{Tape, Value};
 use simclr_ops::{Context, autograd};
 
+use crate::statistics::PassStatistics;
+
 /// PyTorch's defaults.
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
@@ -14,9 +16,21 @@ const MOMENTUM: f64 = 0.1;
 /// One pass through the encoder.
 pub(crate) struct Pass {
     pub(crate) tape: Tape,
+    pub(crate) training: Training,
+}
+
+/// What a pass in training mode is for, and what it has seen.
+pub(crate) struct Training {
     pub(crate) mode: Mode,
     /// Equal parts of the batch that are normalised each by its own statistics.
     pub(crate) groups: usize,
+    pub(crate) statistics: PassStatistics,
+}
+
+impl Training {
+    pub(crate) fn new(mode: Mode, groups: usize) -> Self {
+        Self { mode, groups, statistics: PassStatistics::default() }
+    }
 }
 
 /// What a pass in training mode is for. In all of them batches are normalised by their own statistics.
@@ -44,7 +58,7 @@ impl Mode {
 
 impl Pass {
     fn parameter(&mut self, tensor: &Tensor) -> Value {
-        if self.mode.has_gradients() { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
+        if self.training.mode.has_gradients() { self.tape.leaf(tensor) } else { self.tape.constant(tensor) }
     }
 }
 
@@ -109,9 +123,9 @@ impl BatchNorm {
     /// On a tape, with the statistics of the batch, which the running ones follow; with the residual sum and the ReLU behind it.
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Value, residual: Option<&Value>, relu: bool) -> Result<Value> {
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
-        let config = batch_norm::BatchNorm { eps: EPS, relu, groups: pass.groups };
+        let config = batch_norm::BatchNorm { eps: EPS, relu, groups: pass.training.groups };
         let (y, statistics) = pass.tape.batch_norm(x, &weight, &bias, residual, config)?;
-        self.track(&statistics, pass.mode)?;
+        self.track(statistics, &mut pass.training);
         Ok(y)
     }
 
@@ -125,14 +139,13 @@ impl BatchNorm {
         Ok((scale, shift))
     }
 
-    /// On rows in candle's graph, with the ReLU that follows it; `mode` is none for evaluation.
-    ///
-    /// `groups` are as in [`Pass`].
-    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, mode: Option<Mode>, groups: usize) -> Result<Tensor> {
+    /// On rows in candle's graph, with the ReLU that follows it; `training` is none for evaluation.
+    pub(crate) fn forward_rows(&self, ctx: &Context, x: &Tensor, training: Option<&mut Training>) -> Result<Tensor> {
+        let groups = training.as_ref().map_or(1, |training| training.groups);
         let config = batch_norm::BatchNorm { eps: EPS, relu: true, groups };
-        if let Some(mode) = mode {
+        if let Some(training) = training {
             let (y, statistics) = autograd::batch_norm(ctx, x, &self.weight, &self.bias, config)?;
-            self.track(&statistics, mode)?;
+            self.track(statistics, training);
             Ok(y)
         } else {
             let (mean, var) = (&self.running_mean, &self.running_var);
@@ -140,13 +153,13 @@ impl BatchNorm {
         }
     }
 
-    /// Lets the running statistics follow those of every group, in their order.
-    fn track(&self, batch: &BatchStatistics, mode: Mode) -> Result<()> {
-        if !mode.is_tracked() {
-            return Ok(());
+    /// Keeps the statistics of every group for the running ones, which follow them in their order.
+    fn track(&self, batch: BatchStatistics, training: &mut Training) {
+        if training.mode.is_tracked() {
+            let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
+            let running = Running { mean, var, batches: &self.num_batches_tracked, momentum: MOMENTUM };
+            training.statistics.add(batch, running);
         }
-        let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
-        Ok(batch.follow(Running { mean, var, batches: &self.num_batches_tracked, momentum: MOMENTUM })?)
     }
 }
 

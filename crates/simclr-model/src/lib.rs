@@ -16,6 +16,7 @@ mod layout;
 mod model;
 mod onnx;
 mod pth;
+mod statistics;
 mod torchvision;
 mod weights;
 
@@ -29,3 +30,4 @@ pub use layers::Mode;
 pub use model::Model;
 pub use onnx::OnnxInput;
 pub use pth::{PickleError, PthError};
+pub use statistics::PassStatistics;

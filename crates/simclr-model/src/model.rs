@@ -17,9 +17,10 @@ use crate::encoder::{Encoder, LayerSizes};
 use crate::error::ModelError;
 use crate::frozen::FrozenEncoder;
 use crate::head::Head;
-use crate::layers::{Mode, Pass};
+use crate::layers::{Mode, Pass, Training};
 use crate::layout::layout;
 use crate::onnx::{self, OnnxInput};
+use crate::statistics::PassStatistics;
 use crate::{init, torchvision, weights};
 
 /// Encoder `f` and projection head `g`, the course's `Model`.
@@ -198,9 +199,12 @@ impl Model {
     /// If `x` is not as above, or has one picture in training (batch norm of the head needs two).
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
         if train {
-            self.embed(&self.encode(x, Mode::Train, 1)?, Some(Mode::Train), 1)
+            let (features, mut training) = self.encode(&self.nhwc(x)?, Training::new(Mode::Train, 1))?;
+            let embedded = self.embed(&features, Some(&mut training))?;
+            training.statistics.follow()?;
+            Ok(embedded)
         } else {
-            let (feature, out) = self.embed(&self.features(x)?, None, 1)?;
+            let (feature, out) = self.embed(&self.features(x)?, None)?;
             Ok((feature.detach(), out.detach()))
         }
     }
@@ -235,28 +239,33 @@ impl Model {
     /// # Errors
     /// As [`Model::forward_t`], and if the groups are not equal.
     pub fn forward_groups(&self, x: &Tensor, groups: usize, mode: Mode) -> Result<Tensor> {
-        self.forward_map(&self.nhwc(x)?, groups, mode)
+        let (out, statistics) = self.forward_map(&self.nhwc(x)?, groups, mode)?;
+        statistics.follow()?;
+        Ok(out)
     }
 
-    /// [`Model::forward_groups`] of pictures that are a map already, as [`conv2d::channels_last`] makes them, or augmentation on a GPU.
+    /// [`Model::forward_groups`] of pictures that are a map already, as [`conv2d::channels_last`] makes them, or augmentation on a GPU;
+    /// and, for whoever makes a step of it only if its numbers are finite, without the running statistics following: that is done by
+    /// what is returned beside the embeddings.
     ///
     /// # Shapes
     /// `map`: `[n, h, w, 3]` on the model's device, in the type that maps are kept in. Returns as [`Model::forward_groups`].
     ///
     /// # Errors
     /// As [`Model::forward_groups`].
-    pub fn forward_map(&self, map: &Tensor, groups: usize, mode: Mode) -> Result<Tensor> {
+    pub fn forward_map(&self, map: &Tensor, groups: usize, mode: Mode) -> Result<(Tensor, PassStatistics)> {
         let n = map.dim(0)?;
         if groups == 0 || !n.is_multiple_of(groups) {
             candle_core::bail!("{n} pictures are no {groups} equal groups");
         }
-        let (_, out) = self.embed(&self.encode_map(map, mode, groups)?, Some(mode), groups)?;
-        Ok(if mode.has_gradients() { out } else { out.detach() })
+        let (features, mut training) = self.encode(map, Training::new(mode, groups))?;
+        let (_, out) = self.embed(&features, Some(&mut training))?;
+        Ok((if mode.has_gradients() { out } else { out.detach() }, training.statistics))
     }
 
-    /// Features, and the embeddings made of them, with rows of unit length; `mode` is none for evaluation, `groups` as in [`Pass`].
-    fn embed(&self, features: &Tensor, mode: Option<Mode>, groups: usize) -> Result<(Tensor, Tensor)> {
-        let out = self.head.forward(&self.ctx, features, mode, groups)?;
+    /// Features, and the embeddings made of them, with rows of unit length; `training` is none for evaluation.
+    fn embed(&self, features: &Tensor, training: Option<&mut Training>) -> Result<(Tensor, Tensor)> {
+        let out = self.head.forward(&self.ctx, features, training)?;
         Ok((autograd::l2_normalize(&self.ctx, features)?, autograd::l2_normalize(&self.ctx, &out)?))
     }
 
@@ -280,7 +289,7 @@ impl Model {
     /// # Errors
     /// If `x` is not as above, or in training so small that a channel of the last layer has one value.
     pub fn features_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        if train { self.encode(x, Mode::Train, 1) } else { self.features(x) }
+        if train { self.encode_alone(x, Mode::Train) } else { self.features(x) }
     }
 
     /// The encoder for evaluation, whose weights are made ready once for many batches.
@@ -298,7 +307,7 @@ impl Model {
     /// # Errors
     /// If `x` is not as above, or so small that a channel of the last layer has one value.
     pub fn features_with_batch_statistics(&self, x: &Tensor) -> Result<Tensor> {
-        self.encode(x, Mode::First, 1)
+        self.encode_alone(x, Mode::First)
     }
 
     /// SHA-256 of the state dict, names and shapes and every bit of the values, in hexadecimal digits: equal if and only if
@@ -423,24 +432,29 @@ impl Model {
         self.config.feature_width()
     }
 
-    /// The encoder on its tape; in training the result hangs in candle's graph.
-    fn encode(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        self.encode_map(&self.nhwc(x)?, mode, groups)
+    /// Features of pictures that no head goes on with, in training.
+    fn encode_alone(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (features, training) = self.encode(&self.nhwc(x)?, Training::new(mode, 1))?;
+        training.statistics.follow()?;
+        Ok(features)
     }
 
-    fn encode_map(&self, map: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+    /// The encoder on its tape; where gradients are wanted the result hangs in candle's graph.
+    fn encode(&self, map: &Tensor, training: Training) -> Result<(Tensor, Training)> {
         if map.dims().last() != Some(&3) {
             candle_core::bail!("a map of pictures has shape [n, h, w, 3], found {:?}", map.dims());
         }
-        let mut pass = Pass { tape: Tape::new(&self.ctx), mode, groups };
+        let mut pass = Pass { tape: Tape::new(&self.ctx), training };
         let pictures = pass.tape.constant(map);
         let map = self.encoder.forward(&mut pass, &pictures)?;
         let features = pass.tape.global_avg_pool(&map)?;
-        if mode.has_gradients() {
-            autograd::attach(pass.tape, &features, &[self.encoder.anchor()], &self.sink)
+        let Pass { tape, training } = pass;
+        let features = if training.mode.has_gradients() {
+            autograd::attach(tape, &features, &[self.encoder.anchor()], &self.sink)?
         } else {
-            Ok(features.tensor().clone())
-        }
+            features.tensor().clone()
+        };
+        Ok((features, training))
     }
 
     /// The device of its parameters.

@@ -30,6 +30,7 @@ pub mod random;
 pub mod storage;
 pub mod tape;
 pub mod update;
+pub mod uploads;
 
 #[cfg(test)]
 mod check;

@@ -26,4 +26,4 @@ pub use gradients::Gradients;
 pub use optimizer::{Group, Optimizer};
 pub use rule::{Betas, Momentum, Rule};
 pub use schedule::{Decay, Schedule};
-pub use simclr_ops::update::Scale;
+pub use simclr_ops::update::{Outcome, Report, Reported, Scale};

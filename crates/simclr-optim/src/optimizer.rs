@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use simclr_ops::update::Scale;
+use simclr_ops::update::{Condition, LossScale, Report, Scale};
 use simclr_ops::{Context, update};
 
 use crate::error::OptimError;
@@ -52,6 +52,8 @@ pub struct Optimizer {
     ctx: Context,
     slots: Vec<Slot>,
     steps: Steps,
+    /// Of gradients in f16.
+    loss_scale: Option<LossScale>,
 }
 
 /// How many steps were made.
@@ -73,8 +75,9 @@ struct Slot {
     is_adapted: bool,
 }
 
-/// The entry of a saved state that counts steps.
+/// The entries of a saved state that count steps and keep the scale of the loss.
 const STEP: &str = "step";
+const LOSS_SCALE: &str = "loss_scale";
 
 impl Optimizer {
     /// For the parameters of `groups`; what is remembered of them starts at zero.
@@ -95,7 +98,7 @@ impl Optimizer {
             })
         };
         let slots = slots.map(slot).collect::<Result<_, OptimError>>()?;
-        Ok(Self { rule, learning_rate, ctx: ctx.clone(), slots, steps: Steps::Known(0) })
+        Ok(Self { rule, learning_rate, ctx: ctx.clone(), slots, steps: Steps::Known(0), loss_scale: None })
     }
 
     /// [`Rule::ADAM`] over all `parameters` alike, as the course trains.
@@ -109,6 +112,28 @@ impl Optimizer {
         ctx: &Context,
     ) -> Result<Self, OptimError> {
         Self::new(Rule::ADAM, &Group::all(parameters, weight_decay), learning_rate, ctx)
+    }
+
+    /// The same for gradients that are kept in f16 on the way: they are to be those of [`Self::scaled`] losses, and steps are made by
+    /// [`Self::apply_if_finite`], which undoes the scale and adapts it.
+    ///
+    /// # Errors
+    /// [`OptimError::Ops`] if the device has no memory for it.
+    pub fn with_loss_scale(self) -> Result<Self, OptimError> {
+        let loss_scale = Some(LossScale::new(self.device())?);
+        Ok(Self { loss_scale, ..self })
+    }
+
+    /// `loss` as its gradients are to be computed from it: times the scale, if there is one.
+    ///
+    /// # Errors
+    /// [`OptimError::Ops`] if it is on another device.
+    pub fn scaled(&self, loss: &Tensor) -> Result<Tensor, OptimError> {
+        Ok(self.loss_scale.as_ref().map_or_else(|| Ok(loss.clone()), |scale| scale.of_loss(loss))?)
+    }
+
+    fn device(&self) -> &Device {
+        self.slots.first().map_or(&Device::Cpu, |slot| slot.parameter.device())
     }
 
     /// The gradients of its parameters in `store`.
@@ -145,7 +170,8 @@ impl Optimizer {
     }
 
     /// Moves every parameter by its gradient times `scale`, if `loss` and the norm of the gradients are finite, and changes nothing
-    /// else: [`update::update_if_finite`], which says what this returns. On a GPU the host does not wait.
+    /// else: [`update::update_if_finite`], which also says what `after` is, the report of the step before. On a GPU the host does not
+    /// wait.
     ///
     /// Steps that were left out do not count, so that how many were made is known on the device alone from here on: the methods that
     /// need the number on the host ([`Self::steps`] and [`Self::apply`]) wait for it. Whoever plans learning rates for each step counts
@@ -158,17 +184,16 @@ impl Optimizer {
         gradients: &Gradients,
         scale: Scale,
         loss: &Tensor,
-    ) -> Result<Tensor, OptimError> {
+        after: Option<&Report>,
+    ) -> Result<Report, OptimError> {
         let steps = match &self.steps {
             Steps::Counted(steps) => steps.clone(),
-            Steps::Known(steps) => {
-                let device = self.slots.first().map_or(&Device::Cpu, |slot| slot.parameter.device());
-                Tensor::new(*steps as f64, device)?
-            }
+            Steps::Known(steps) => Tensor::new(*steps as f64, self.device())?,
         };
         // Its number is counted there.
         let slots = self.at(gradients, 0);
-        let report = update::update_if_finite(&self.ctx, &slots, scale, loss, &steps)?;
+        let condition = Condition { loss, steps: &steps, loss_scale: self.loss_scale.as_ref(), after };
+        let report = update::update_if_finite(&self.ctx, &slots, scale, condition)?;
         self.steps = Steps::Counted(steps);
         Ok(report)
     }
@@ -208,8 +233,8 @@ impl Optimizer {
         }
     }
 
-    /// All numbers of the optimizer: `MOMENT.NAME` for every parameter and what is remembered of it ([`Rule::moments`]), and
-    /// `step`.
+    /// All numbers of the optimizer: `MOMENT.NAME` for every parameter and what is remembered of it ([`Rule::moments`]), `step`, and
+    /// `loss_scale` where the loss has one.
     ///
     /// The tensors share the optimizer's memory: save or copy them before the next step.
     pub fn state(&self) -> HashMap<String, Tensor> {
@@ -220,7 +245,8 @@ impl Optimizer {
             Steps::Known(steps) => Tensor::new(*steps as i64, &Device::Cpu),
             Steps::Counted(steps) => steps.to_dtype(DType::I64),
         };
-        moments.chain(step.ok().map(|step| (STEP.to_owned(), step))).collect()
+        let loss_scale = self.loss_scale.iter().map(|scale| (LOSS_SCALE.to_owned(), scale.numbers().clone()));
+        moments.chain(step.ok().map(|step| (STEP.to_owned(), step))).chain(loss_scale).collect()
     }
 
     /// Takes over the numbers of another optimizer's [`Optimizer::state`], copied.
@@ -261,6 +287,9 @@ impl Optimizer {
                 Ok(saved.copy()?.detach())
             };
             slot.moments = self.rule.moments().iter().map(copy).collect::<Result<_, _>>()?;
+        }
+        if let Some(scale) = &mut self.loss_scale {
+            *scale = LossScale::of(&state[LOSS_SCALE].to_device(scale.numbers().device())?)?;
         }
         self.steps = Steps::Known(steps as u64);
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use simclr_ops::{Context, Form};
-use simclr_optim::{Betas, Group, Momentum, OptimError, Optimizer, Rule, Scale};
+use simclr_optim::{Betas, Group, Momentum, OptimError, Optimizer, Outcome, Rule, Scale};
 
 const NAMES: [&str; 3] = ["matrix", "vector", "scalar"];
 
@@ -236,15 +236,15 @@ fn steps_that_are_left_out_do_not_count() {
             let summed = a.gradients(&gradients(&golden, &plain, step)).unwrap();
             let norm = summed.norm(&Context::new()).unwrap() * 0.5;
             let of_b = b.gradients(&gradients(&golden, &finite, step)).unwrap();
-            let left_out: Vec<f64> = b.apply_if_finite(&of_b, scale, &bad).unwrap().to_vec1().unwrap();
-            assert_eq!(left_out[2], 0.0);
+            let left_out = b.apply_if_finite(&of_b, scale, &bad, None).unwrap().read().unwrap();
+            assert_eq!(left_out.outcome, Outcome::NotFinite);
             a.apply(&summed, scale.of(norm)).unwrap();
             match step {
                 // One with its number on the host between those that are counted beside the parameters.
                 5 => b.apply(&of_b, scale.of(norm)).unwrap(),
                 _ => {
-                    let made = b.apply_if_finite(&of_b, scale, &loss).unwrap();
-                    assert_eq!(made.to_vec1::<f64>().unwrap(), [1.5, norm, 1.0]);
+                    let made = b.apply_if_finite(&of_b, scale, &loss, None).unwrap().read().unwrap();
+                    assert_eq!((made.loss, made.norm, made.outcome), (1.5, norm, Outcome::Applied));
                 }
             }
         }
@@ -255,9 +255,46 @@ fn steps_that_are_left_out_do_not_count() {
         // The number is part of what is saved, and a copy.
         let state = b.state();
         let of_b = b.gradients(&gradients(&golden, &finite, 20)).unwrap();
-        b.apply_if_finite(&of_b, scale, &loss).unwrap();
+        b.apply_if_finite(&of_b, scale, &loss, None).unwrap();
         let mut c = new(&finite);
         c.load_state(&state).unwrap();
         assert_eq!((b.steps().unwrap(), c.steps().unwrap()), (21, 20));
     }
+}
+
+#[test]
+fn gradients_of_a_scaled_loss_move_as_those_of_the_loss() {
+    let golden = golden();
+    let [loss, other] = [1.5f32, 1.25].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+    let scale = Scale { mean: 1.0, max_norm: Some(1.0) };
+    let (name, rule, learning_rate, decay) = rules()[0];
+    let (plain, scaled) = (parameters(&golden, DType::F64), parameters(&golden, DType::F64));
+    let new = |parameters: &[(String, Var)]| {
+        Optimizer::new(rule, &groups(&rule, parameters, decay), learning_rate, &Context::new()).unwrap()
+    };
+    let (mut a, mut b) = (new(&plain), new(&scaled).with_loss_scale().unwrap());
+    let by = numbers(&b.scaled(&loss).unwrap())[0] / 1.5;
+    assert_eq!((by, numbers(&a.scaled(&loss).unwrap())), (65536.0, vec![1.5]));
+    for step in 0..3 {
+        let of_a = a.gradients(&gradients(&golden, &plain, step)).unwrap();
+        let of_b = b.gradients(&gradients(&golden, &scaled, step)).unwrap();
+        let of_b = of_b.replaced(of_b.tensors().iter().map(|t| (t * by).unwrap()).collect()).unwrap();
+        let made = [a.apply_if_finite(&of_a, scale, &loss, None), b.apply_if_finite(&of_b, scale, &loss, None)];
+        let [plain, scaled] = made.map(|report| report.unwrap().read().unwrap());
+        assert_eq!((plain.norm, plain.loss_scale, scaled.norm, scaled.loss_scale), (plain.norm, 1.0, plain.norm, by));
+    }
+    // A power of two costs no bit.
+    for ((parameter, a), (_, b)) in plain.iter().zip(&scaled) {
+        assert_eq!(numbers(a), numbers(b), "{name} {parameter}");
+    }
+    // The scale is part of what is saved, and a copy.
+    let state = b.state();
+    assert_eq!(numbers(&state["loss_scale"]), [65536.0, 3.0]);
+    let mut c = new(&scaled).with_loss_scale().unwrap();
+    c.load_state(&state).unwrap();
+    let of_b = b.gradients(&gradients(&golden, &scaled, 3)).unwrap();
+    b.apply_if_finite(&of_b, scale, &other, None).unwrap();
+    assert_eq!([&b, &c].map(|optimizer| numbers(&optimizer.state()["loss_scale"])[1]), [4.0, 3.0]);
+    let message = a.load_state(&state).unwrap_err().to_string();
+    assert!(message.contains("unexpected loss_scale"), "{message}");
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use candle_core::{Tensor, Var};
 use simclr_loss::nt_xent_over;
-use simclr_model::{Mode, Model};
+use simclr_model::{Mode, Model, PassStatistics};
 use simclr_optim::{Gradients, Optimizer};
 
 use crate::config::{Config, Views};
@@ -23,12 +24,15 @@ pub(crate) struct Contrast {
     pub(crate) ranks: Ranks,
 }
 
-/// What came of a batch.
+/// What came of a batch, wherever it was computed: a GPU may still be at it.
 pub(crate) struct Contrasted {
-    pub(crate) loss: f64,
-    /// None if the loss is not finite. They are this process's share of the sum, or, of one batch in one piece, the sum already:
-    /// see [`Contrast::complete`].
-    pub(crate) gradients: Option<Gradients>,
+    /// One number.
+    pub(crate) loss: Tensor,
+    /// Of the loss as the optimizer [scales](Optimizer::scaled) it. They are this process's share of the sum, or, of one batch in one
+    /// piece, the sum already: see [`Contrast::complete`].
+    pub(crate) gradients: Gradients,
+    /// What the running statistics have yet to follow, in this order.
+    pub(crate) statistics: Vec<PassStatistics>,
     /// The embeddings of both views, rows of unit length, without a graph.
     pub(crate) embeddings: [Tensor; 2],
     /// What the loss itself took, forward.
@@ -54,17 +58,17 @@ impl Contrast {
     }
 
     fn at_once(&self, model: &Model, optimizer: &Optimizer, views: &Pairs) -> anyhow::Result<Contrasted> {
-        let [left, right] = self.embed(model, views, Mode::Train)?;
+        let ([left, right], statistics) = self.embed(model, views, Mode::Train)?;
         let began = Instant::now();
         let loss = nt_xent_over(&left, &right, self.temperature, self.ranks.group())?;
-        let value = number(&loss)?;
         let loss_time = began.elapsed();
-        let gradients = match value.is_finite() {
-            false => None,
-            true if self.accumulate == 1 => Some(self.ranks.backward(model, &loss, optimizer)?),
-            true => Some(optimizer.gradients(&model.backward(&loss)?)?),
+        let scaled = optimizer.scaled(&loss)?;
+        let gradients = match self.accumulate {
+            1 => self.ranks.backward(model, &scaled, optimizer)?,
+            _ => optimizer.gradients(&model.backward(&scaled)?)?,
         };
-        Ok(Contrasted { loss: value, gradients, embeddings: [left.detach(), right.detach()], loss_time })
+        let embeddings = [left.detach(), right.detach()];
+        Ok(Contrasted { loss: loss.detach(), gradients, statistics: vec![statistics], embeddings, loss_time })
     }
 
     /// The gradients of a step from those of its batches, added up: the sum over all processes.
@@ -93,23 +97,20 @@ impl Contrast {
         let len = |start: usize| chunk.min(n - start);
         let starts = || (0..n).step_by(chunk);
         let embedded = starts().map(|start| self.embed(model, &views.part(start, len(start))?, Mode::First));
-        let embedded: Vec<[Tensor; 2]> = embedded.collect::<anyhow::Result<_>>()?;
+        let embedded = embedded.collect::<anyhow::Result<Vec<_>>>()?;
+        let (embedded, statistics): (Vec<[Tensor; 2]>, Vec<PassStatistics>) = embedded.into_iter().unzip();
         let all = |view: usize| Tensor::cat(&embedded.iter().map(|parts| &parts[view]).collect::<Vec<_>>(), 0);
         let embeddings = [all(0)?, all(1)?];
         let [left, right] = [Var::from_tensor(&embeddings[0])?, Var::from_tensor(&embeddings[1])?];
         let began = Instant::now();
         let loss = nt_xent_over(&left, &right, self.temperature, self.ranks.group())?;
-        let value = number(&loss)?;
         let loss_time = began.elapsed();
-        if !value.is_finite() {
-            return Ok(Contrasted { loss: value, gradients: None, embeddings, loss_time });
-        }
-        let store = loss.backward()?;
+        let store = optimizer.scaled(&loss)?.backward()?;
         let of = |var: &Var| store.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
         let grads = [of(&left)?, of(&right)?];
         let mut sum: Option<Gradients> = None;
         for start in starts() {
-            let out = self.embed(model, &views.part(start, len(start))?, Mode::Second)?;
+            let (out, _) = self.embed(model, &views.part(start, len(start))?, Mode::Second)?;
             let grad = [grads[0].narrow(0, start, len(start))?, grads[1].narrow(0, start, len(start))?];
             // Its gradient for the embeddings of the chunk is that of the loss of the whole batch.
             let product = ((&out[0] * &grad[0])?.sum_all()? + (&out[1] * &grad[1])?.sum_all()?)?;
@@ -119,23 +120,20 @@ impl Contrast {
                 Some(sum) => sum.add(&gradients)?,
             }
         }
-        Ok(Contrasted { loss: value, gradients: sum, embeddings, loss_time })
+        let gradients = sum.context("a batch without pictures has no gradients")?;
+        Ok(Contrasted { loss: loss.detach(), gradients, statistics, embeddings, loss_time })
     }
 
     /// The embeddings of both views, normalised each by its own statistics or both together.
-    fn embed(&self, model: &Model, views: &Pairs, mode: Mode) -> anyhow::Result<[Tensor; 2]> {
+    fn embed(&self, model: &Model, views: &Pairs, mode: Mode) -> anyhow::Result<([Tensor; 2], PassStatistics)> {
         let groups = match self.views {
             Views::Separate => 2,
             Views::Joint => 1,
         };
         let n = views.len()?;
-        let out = model.forward_map(&views.map(model)?, groups, mode)?;
-        Ok([out.narrow(0, 0, n)?, out.narrow(0, n, n)?])
+        let (out, statistics) = model.forward_map(&views.map(model)?, groups, mode)?;
+        Ok(([out.narrow(0, 0, n)?, out.narrow(0, n, n)?], statistics))
     }
-}
-
-fn number(loss: &Tensor) -> candle_core::Result<f64> {
-    loss.to_dtype(candle_core::DType::F64)?.to_scalar()
 }
 
 #[cfg(test)]
@@ -202,8 +200,10 @@ mod tests {
                     let got = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
                     let separate = views == Views::Separate;
                     let (loss, want) = whole(&want_model, &want_optimizer, [&left, &right], chunk, separate);
-                    assert!((got.loss - loss).abs() < 1e-10, "{arch} {views:?}: {} {loss}", got.loss);
-                    optimizer.apply(&got.gradients.unwrap(), 1.0).unwrap();
+                    let found = got.loss.to_scalar::<f64>().unwrap();
+                    assert!((found - loss).abs() < 1e-10, "{arch} {views:?}: {found} {loss}");
+                    optimizer.apply(&got.gradients, 1.0).unwrap();
+                    got.statistics.into_iter().for_each(|statistics| statistics.follow().unwrap());
                     want_optimizer.apply(&want, 1.0).unwrap();
                     for ((name, got), (_, want)) in model.state().iter().zip(want_model.state()) {
                         for (got, want) in numbers(got).iter().zip(numbers(&want)) {
@@ -226,7 +226,7 @@ mod tests {
             let (model, optimizer) = new(Arch::ResNet18);
             let contrast = one(Views::Separate, chunk);
             let out = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
-            (out.loss, out.embeddings.map(|t| numbers(&t)))
+            (out.loss.to_scalar::<f64>().unwrap(), out.embeddings.map(|t| numbers(&t)))
         };
         assert!(run(None) == run(Some(12)) && run(None) == run(Some(99)));
         assert!(run(None) != run(Some(6)), "another normalisation is another loss");

@@ -1,4 +1,4 @@
-//! Batches for training: made by threads of the CPU, or on the GPU that has the pictures.
+//! Batches for training: made by threads of the CPU, or on the GPU that trains.
 
 use candle_core::{DType, Device, Tensor};
 use simclr_data::{DeviceSet, Loader, Pictures};
@@ -68,12 +68,12 @@ pub(crate) type Batches = Box<dyn Iterator<Item = anyhow::Result<Batch>>>;
 #[derive(Debug)]
 pub(crate) struct Feed {
     loader: Loader,
-    /// The pictures on a GPU, and the type of the views that are made of them there.
-    resident: Option<(DeviceSet, DType)>,
+    /// The set for a GPU, and the type of the views that are made there.
+    on_gpu: Option<(DeviceSet, DType)>,
 }
 
 impl Feed {
-    /// Brings the pictures of `loader` to a GPU, if training is on one and they fit beside it; says so if not.
+    /// Brings the pictures of `loader` to a GPU, if training is on one and they fit beside it; says so if they are sent batch by batch.
     ///
     /// # Errors
     /// If a picture cannot be had, or the GPU does not take them.
@@ -84,16 +84,16 @@ impl Feed {
         device: &Device,
         output: &Output,
     ) -> anyhow::Result<Self> {
-        let Some(free) = machine::free_memory(device) else { return Ok(Self { loader, resident: None }) };
+        let Some(free) = machine::free_memory(device) else { return Ok(Self { loader, on_gpu: None }) };
         let dtype = match config.precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
         };
-        let resident = DeviceSet::upload(set, device, free as u64 / SHARE_OF_PICTURES)?;
-        if let Err(why) = &resident {
-            output.say(format!("views are made on the CPU, as the pictures do not stay on the GPU: {why}"));
+        let there = DeviceSet::upload(set, device, free as u64 / SHARE_OF_PICTURES)?;
+        if let Some(why) = there.not_resident() {
+            output.say(format!("every batch brings its pictures to the GPU, as they do not stay there: {why}"));
         }
-        Ok(Self { loader, resident: resident.ok().map(|set| (set, dtype)) })
+        Ok(Self { loader, on_gpu: Some((there, dtype)) })
     }
 
     /// How many batches an epoch has.
@@ -106,7 +106,7 @@ impl Feed {
     /// # Errors
     /// If the GPU has not the memory for what they need.
     pub(crate) fn epoch(&self, epoch: u64, first: usize) -> anyhow::Result<Batches> {
-        Ok(match &self.resident {
+        Ok(match &self.on_gpu {
             None => Box::new(self.loader.epoch(epoch, first).map(|batch| {
                 let batch = batch?;
                 Ok(Batch { pairs: Pairs::Apart([batch.left, batch.right]), indices: batch.indices })

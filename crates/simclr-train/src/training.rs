@@ -1,6 +1,6 @@
 //! A run in progress: its steps, what is measured of them, and what is kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use simclr_data::Pictures;
 use simclr_eval::{agreement, spread};
-use simclr_model::Model;
+use simclr_model::{Model, PassStatistics};
 use simclr_ops::Context;
-use simclr_optim::{Gradients, Optimizer, Scale, Schedule};
+use simclr_optim::{Gradients, Optimizer, Outcome, Report, Reported, Scale, Schedule};
 
 use crate::Usage;
 use crate::checkpoint::{self, Checkpoints, State};
@@ -62,14 +62,26 @@ pub(crate) struct Training<'a> {
     checkpoints: Checkpoints,
     /// When the last checkpoint was written, or training began.
     kept: Instant,
+    /// Steps whose numbers have not been read, in order; they are not in `state` yet.
+    asked: VecDeque<Asked>,
 }
 
-/// What a step measured.
+/// A step that was asked for.
+struct Asked {
+    report: Report,
+    learning_rate: f64,
+    /// Which pictures its batches are of.
+    pictures: Vec<Vec<usize>>,
+    /// Of both views of its last batch.
+    embeddings: [Tensor; 2],
+}
+
+/// What a step was.
 struct Step {
     loss: f64,
     grad_norm: f64,
-    /// Of the last batch.
-    contrasted: Contrasted,
+    learning_rate: f64,
+    embeddings: [Tensor; 2],
 }
 
 impl<'a> Training<'a> {
@@ -116,6 +128,7 @@ impl<'a> Training<'a> {
             monitor,
             checkpoints,
             kept,
+            asked: VecDeque::new(),
         })
     }
 
@@ -165,81 +178,134 @@ impl<'a> Training<'a> {
             // Counted randomness: these are the batches that the run would have seen without an interruption.
             let mut batches = self.feed.epoch(self.state.epoch, self.state.batch)?;
             // What fills no step at the end of an epoch is left out.
-            while self.state.batch + self.config.accumulate <= self.feed.batches_per_epoch() {
-                if max_steps.is_some_and(|most| self.state.step >= most) {
+            while self.batches_asked() + self.config.accumulate <= self.feed.batches_per_epoch() {
+                if max_steps.is_some_and(|most| self.steps_asked() >= most) {
+                    self.settle_all(&mut progress, &mut meter, output)?;
                     return Ok(Stop::EnoughSteps);
                 }
-                let step = self.step(&mut batches, &mut meter, output)?;
-                progress.advance(1, &self.progress(&meter));
-                if let Some(step) = step.filter(|_| self.state.step.is_multiple_of(self.config.log_every)) {
-                    let event = self.step_event(&step, &mut meter)?;
-                    self.write(&event)?;
+                self.ask(&mut batches, &mut meter)?;
+                while self.asked.len() > self.steps_ahead() {
+                    self.settle(&mut progress, &mut meter, output)?;
                 }
                 if self.ranks.any(interrupt.is_asked())? {
+                    self.settle_all(&mut progress, &mut meter, output)?;
                     return Ok(Stop::Interrupted);
                 }
                 let minutes = self.config.checkpoint_minutes;
                 if minutes > 0.0 && self.kept.elapsed().as_secs_f64() >= 60.0 * minutes {
+                    self.settle_all(&mut progress, &mut meter, output)?;
                     self.save()?;
                 }
             }
+            self.settle_all(&mut progress, &mut meter, output)?;
             self.end_epoch(&mut progress, output)?;
         }
         Ok(Stop::Finished)
     }
 
-    /// One step of Algorithm 1 of the paper: embed both views, contrast them, follow the gradient. None if a number was not finite
-    /// and the step was left out.
-    fn step(&mut self, batches: &mut Batches, meter: &mut Meter, output: &Output) -> anyhow::Result<Option<Step>> {
+    /// How many steps may be asked for before the numbers of the first are read: with one more, a GPU has always something to do.
+    fn steps_ahead(&self) -> usize {
+        usize::from(!self.device.is_cpu())
+    }
+
+    fn steps_asked(&self) -> u64 {
+        self.state.step + self.asked.len() as u64
+    }
+
+    /// Batches of this epoch.
+    fn batches_asked(&self) -> usize {
+        self.state.batch + self.asked.len() * self.config.accumulate
+    }
+
+    /// One step of Algorithm 1 of the paper: embed both views, contrast them, follow the gradient. It is not made if a number is not
+    /// finite, and nobody waits for that.
+    fn ask(&mut self, batches: &mut Batches, meter: &mut Meter) -> anyhow::Result<()> {
         let accumulate = self.config.accumulate;
-        let running = self.model.running_statistics()?;
-        let (mut loss, mut sum, mut last, mut indices) = (0.0, None::<Gradients>, None, Vec::new());
+        let (mut sums, mut statistics, mut last, mut pictures) =
+            (None::<(Tensor, Gradients)>, Vec::new(), None, Vec::new());
         for _ in 0..accumulate {
             let batch = batches.next().context("an epoch has fewer batches than it said")??;
             self.state.train_seconds += meter.data_came();
-            let mut contrasted = self.contrast.run(&self.model, &self.optimizer, &batch.pairs)?;
-            loss += contrasted.loss / accumulate as f64;
-            match (&mut sum, contrasted.gradients.take()) {
-                (Some(sum), Some(gradients)) => sum.add(&gradients)?,
-                (None, Some(gradients)) => sum = Some(gradients),
-                (_, None) => {}
-            }
-            indices.push(batch.indices);
-            last = Some(contrasted);
+            let contrasted = self.contrast.run(&self.model, &self.optimizer, &batch.pairs)?;
+            let Contrasted { loss, gradients, statistics: seen, embeddings, .. } = contrasted;
+            sums = Some(match sums {
+                None => (loss, gradients),
+                Some((sum_of_losses, mut sum)) => {
+                    sum.add(&gradients)?;
+                    ((sum_of_losses + loss)?, sum)
+                }
+            });
+            statistics.extend(seen);
+            pictures.push(batch.indices);
+            last = Some(embeddings);
             self.state.train_seconds += meter.batch_ended(self.config.batch);
         }
+        let ((losses, gradients), embeddings) = sums.zip(last).context("a step has at least one batch")?;
         let own = self.config.batch / self.ranks.count();
-        let sum = sum.map(|sum| self.contrast.complete(sum, own)).transpose()?;
+        let gradients = self.contrast.complete(gradients, own)?;
         let mean = 1.0 / accumulate as f64;
-        let ctx = self.config.context();
-        let grad_norm = sum.as_ref().map_or(Ok(f64::NAN), |sum| sum.norm(&ctx))? * mean;
-        self.optimizer.set_learning_rate(self.schedule.at(self.state.step));
-        let applied = match &sum {
-            Some(sum) if loss.is_finite() && grad_norm.is_finite() => {
-                let scale = Scale { mean, max_norm: self.config.clip_norm };
-                self.optimizer.apply(sum, scale.of(grad_norm))?;
-                true
-            }
-            _ => false,
-        };
+        let learning_rate = self.schedule.at(self.steps_asked());
+        self.optimizer.set_learning_rate(learning_rate);
+        let scale = Scale { mean, max_norm: self.config.clip_norm };
+        // A run that ends at a step that cannot be made ends with the parameters that this one would have moved.
+        let after = self.asked.back().map(|asked| &asked.report).filter(|_| !self.config.skip_non_finite);
+        let loss = if accumulate == 1 { losses } else { (losses * mean)? };
+        let report = self.optimizer.apply_if_finite(&gradients, scale, &loss, after)?;
+        statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
         self.state.train_seconds += meter.batch_ended(0);
-        if !applied {
-            self.model.set_running_statistics(&running)?;
-            self.leave_out(loss, grad_norm, &indices, output)?;
+        self.asked.push_back(Asked { report, learning_rate, pictures, embeddings });
+        Ok(())
+    }
+
+    /// Reads the numbers of the first step that was asked for, and writes down what is to be.
+    fn settle(&mut self, progress: &mut Progress, meter: &mut Meter, output: &Output) -> anyhow::Result<()> {
+        let Some(Asked { report, learning_rate, pictures, embeddings }) = self.asked.pop_front() else { return Ok(()) };
+        let Reported { loss, norm: grad_norm, outcome, loss_scale } = report.read()?;
+        self.state.train_seconds += meter.batch_ended(0);
+        match outcome {
+            Outcome::Applied => self.state.skipped_in_a_row = 0,
+            Outcome::NotFinite => self.leave_out(loss, grad_norm, learning_rate, &pictures, output)?,
+            Outcome::Overflowed => output.say(format!(
+                "the gradient of step {} is too large for f16 at a loss scale of {loss_scale}; the step is left out, and the scale is \
+                 {} now",
+                self.state.step + 1,
+                loss_scale / 2.0
+            )),
         }
         self.state.step += 1;
-        self.state.batch += accumulate;
-        if !applied {
-            return Ok(None);
+        self.state.batch += self.config.accumulate;
+        let mut event = None;
+        if outcome == Outcome::Applied {
+            self.state.loss_sum += loss;
+            self.state.losses += 1;
+            let is_due = self.state.step.is_multiple_of(self.config.log_every);
+            event = is_due.then_some(Step { loss, grad_norm, learning_rate, embeddings });
         }
-        self.state.skipped_in_a_row = 0;
-        self.state.loss_sum += loss;
-        self.state.losses += 1;
-        Ok(last.map(|contrasted| Step { loss, grad_norm, contrasted }))
+        progress.advance(1, &self.progress(meter));
+        if let Some(step) = event {
+            let event = self.step_event(&step, meter)?;
+            self.write(&event)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the numbers of all steps: what is known of the run is all of it then.
+    fn settle_all(&mut self, progress: &mut Progress, meter: &mut Meter, output: &Output) -> anyhow::Result<()> {
+        while !self.asked.is_empty() {
+            self.settle(progress, meter, output)?;
+        }
+        Ok(())
     }
 
     /// Writes down what is known of a step whose loss or gradient is not finite; ends the run unless it was asked to go on.
-    fn leave_out(&mut self, loss: f64, grad_norm: f64, indices: &[Vec<usize>], output: &Output) -> anyhow::Result<()> {
+    fn leave_out(
+        &mut self,
+        loss: f64,
+        grad_norm: f64,
+        learning_rate: f64,
+        indices: &[Vec<usize>],
+        output: &Output,
+    ) -> anyhow::Result<()> {
         let step = self.state.step + 1;
         let path = self.run.non_finite(step);
         let indices: Vec<Vec<Vec<usize>>> = self.ranks.gather(&indices.to_vec())?;
@@ -249,7 +315,7 @@ impl<'a> Training<'a> {
             .collect();
         let known = json!({
             "step": step, "epoch": self.state.epoch + 1, "batch": self.state.batch + 1, "seed": self.config.seed,
-            "loss": loss.to_string(), "grad_norm": grad_norm.to_string(), "lr": self.optimizer.learning_rate(),
+            "loss": loss.to_string(), "grad_norm": grad_norm.to_string(), "lr": learning_rate,
             "pictures": indices,
         });
         if self.ranks.is_first() {
@@ -383,7 +449,7 @@ impl<'a> Training<'a> {
     }
 
     fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {
-        let [left, right] = &step.contrasted.embeddings;
+        let [left, right] = &step.embeddings;
         let here = |rows: &Tensor| self.ranks.rows(&rows.to_device(&Device::Cpu)?);
         let (left, right) = (here(left)?, here(right)?);
         let (agreement, spread) = (agreement(&left, &right)?, spread(&left)?);
@@ -393,7 +459,7 @@ impl<'a> Training<'a> {
             epoch: self.state.epoch + 1,
             loss: step.loss,
             mean_loss: self.state.mean_loss().unwrap_or(step.loss),
-            lr: self.optimizer.learning_rate(),
+            lr: step.learning_rate,
             grad_norm: step.grad_norm,
             alignment: agreement.alignment,
             uniformity: agreement.uniformity,
@@ -419,10 +485,10 @@ impl<'a> Training<'a> {
         let mut step = || -> anyhow::Result<Duration> {
             let began = Instant::now();
             let contrasted = self.contrast.run(&model, &optimizer, &batch.pairs)?;
-            if let Some(gradients) = contrasted.gradients {
-                let own = config.batch / self.ranks.count();
-                optimizer.apply(&self.contrast.complete(gradients, own)?, 1.0)?;
-            }
+            let own = config.batch / self.ranks.count();
+            optimizer.apply(&self.contrast.complete(contrasted.gradients, own)?, 1.0)?;
+            contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
+            machine::wait_for(self.device)?;
             Ok(began.elapsed())
         };
         step()?;

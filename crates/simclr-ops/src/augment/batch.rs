@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::{Augmenter, PackedViews, Picture};
 use crate::error::OpsError;
+use crate::uploads::Uploads;
 
 pub(super) const OP: &str = "views";
 
@@ -28,7 +29,8 @@ pub enum Numbers<'a> {
     },
 }
 
-/// Makes views of pictures where these are, by one launch on a GPU: the bytes are those of [`Augmenter::view`], on every device.
+/// Makes views of pictures where these are, by one launch on a GPU: the bytes are those of [`Augmenter::view`], on every device. What the
+/// views are goes there by `uploads`.
 ///
 /// # Shapes
 /// `pictures`: `[n, height, width, 3]`, u8, contiguous, of the size that the views were packed for. Returns `[views, size, size, 3]`, u8
@@ -37,12 +39,17 @@ pub enum Numbers<'a> {
 /// # Errors
 /// [`OpsError::Shape`] or [`OpsError::Dtype`] if a tensor is not like this, if there is no view, or if views are empty or larger than
 /// [`LARGEST_VIEW`]; [`OpsError::View`] if a view is of a picture that is not there.
-pub fn make_views(pictures: &Tensor, views: &PackedViews, numbers: Numbers<'_>) -> Result<Tensor, OpsError> {
+pub fn make_views(
+    pictures: &Tensor,
+    views: &PackedViews,
+    numbers: Numbers<'_>,
+    uploads: &Uploads,
+) -> Result<Tensor, OpsError> {
     check(pictures, views, numbers)?;
     match pictures.device() {
         Device::Cpu => on_cpu(pictures, views, numbers),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => super::cuda::make_views(device, pictures, views, numbers),
+        Device::Cuda(_) => super::cuda::make_views(pictures, views, numbers, uploads),
         _ => Err(OpsError::NoForm { op: OP, device: "GPU" }),
     }
 }
@@ -135,7 +142,7 @@ mod tests {
         let pictures = pictures(3);
         let crop = Crop { left: 1, top: 0, width: 2, height: 2 };
         let packed = PackedViews::new(2, (3, 2), [(2, view(crop, false)), (0, view(crop, true))]).unwrap();
-        let bytes = make_views(&pictures, &packed, Numbers::Bytes).unwrap();
+        let bytes = make_views(&pictures, &packed, Numbers::Bytes, &Uploads::default()).unwrap();
         assert_eq!(bytes.dims(), [2, 2, 2, 3]);
         let cut = pictures.get(2).unwrap().narrow(1, 1, 2).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
         assert_eq!(bytes.get(0).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap(), cut);
@@ -147,7 +154,8 @@ mod tests {
         let table: Vec<f32> = (0..768).map(|i| (i / 256 + 1) as f32 + (i % 256) as f32 / 255.0).collect();
         let rows = Tensor::from_vec(table.clone(), (3, 256), &Device::Cpu).unwrap();
         let mapped = |dtype| {
-            let mapped = make_views(&pictures, &packed, Numbers::Mapped { table: &rows, dtype }).unwrap();
+            let mapped =
+                make_views(&pictures, &packed, Numbers::Mapped { table: &rows, dtype }, &Uploads::default()).unwrap();
             assert_eq!(mapped.dtype(), dtype);
             mapped.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
@@ -164,7 +172,7 @@ mod tests {
         let whole = view(Crop::whole(3, 2), false);
         let packed = |size, picture| PackedViews::new(size, (3, 2), [(picture, whole)]).unwrap();
         let refused = |pictures: &Tensor, views: &PackedViews, numbers: Numbers<'_>| {
-            make_views(pictures, views, numbers).unwrap_err().to_string()
+            make_views(pictures, views, numbers, &Uploads::default()).unwrap_err().to_string()
         };
         let good = pictures(2);
         assert_eq!(refused(&good, &packed(4, 2), Numbers::Bytes), "view 0 has picture 2, expected one of 2 pictures");

@@ -1,11 +1,12 @@
 //! On a GPU: a block makes a view, and one launch all of them.
 
-use candle_core::{CudaDevice, DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::PackedViews;
 use super::batch::{Numbers, OP};
 use crate::cuda::{Argument, Grid, Kernels, empty, kernels, pointer, suffix};
 use crate::error::OpsError;
+use crate::uploads::Uploads;
 
 const KERNELS: Kernels = kernels!("augment");
 
@@ -65,11 +66,12 @@ impl Layout {
 
 /// See [`super::make_views`], which has checked the arguments.
 pub(super) fn make_views(
-    device: &CudaDevice,
     pictures: &Tensor,
     views: &PackedViews,
     numbers: Numbers<'_>,
+    uploads: &Uploads,
 ) -> Result<Tensor, OpsError> {
+    let device = pictures.device().as_cuda_device()?;
     let (width, height) = views.of();
     let (count, size) = (views.len(), views.size());
     let layout = Layout::of(views);
@@ -80,7 +82,7 @@ pub(super) fn make_views(
             (suffix(OP, "output", dtype)?, dtype, pointer(OP, "table", table, DType::F32)?)
         }
     };
-    let bytes = Tensor::from_slice(views.bytes(), views.bytes().len(), &Device::Cuda(device.clone()))?;
+    let bytes = uploads.send(views.bytes(), views.bytes().len(), pictures.device())?;
     // SAFETY: a block writes its part before it reads it.
     let scratch = unsafe { empty((blocks * layout.scratch).max(1), DType::F32, device) }?;
     // SAFETY: the kernel writes every number.
@@ -110,6 +112,8 @@ pub(super) fn make_views(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::augment::{Adjustment, Augmenter, Crop, Jitter, Picture, ViewParameters, make_views};
     use crate::check::gpu;
@@ -182,7 +186,7 @@ mod tests {
         let packed = PackedViews::new(size, (width, height), drawn.clone()).unwrap();
         layout(Layout::of(&packed));
         let there = tensor(&pictures).to_device(device).unwrap();
-        let made = make_views(&there, &packed, Numbers::Bytes).unwrap();
+        let made = make_views(&there, &packed, Numbers::Bytes, &Uploads::default()).unwrap();
         assert_eq!(made.dims(), [count, size, size, 3]);
         let mut augmenter = Augmenter::new();
         for ((view, made), (picture, parameters)) in bytes(&made).chunks(3 * size * size).enumerate().zip(&drawn) {
@@ -242,8 +246,10 @@ mod tests {
         let table = Tensor::from_vec(table, (3, 256), &Device::Cpu).unwrap();
         let there = [&pictures, &table].map(|tensor| tensor.to_device(&device).unwrap());
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let here = make_views(&pictures, &packed, Numbers::Mapped { table: &table, dtype }).unwrap();
-            let made = make_views(&there[0], &packed, Numbers::Mapped { table: &there[1], dtype }).unwrap();
+            let here =
+                make_views(&pictures, &packed, Numbers::Mapped { table: &table, dtype }, &Uploads::default()).unwrap();
+            let made = make_views(&there[0], &packed, Numbers::Mapped { table: &there[1], dtype }, &Uploads::default())
+                .unwrap();
             assert_eq!(made.dtype(), dtype);
             // Every number of these types is one of f32.
             let numbers = |t: &Tensor| -> Vec<u32> {
@@ -282,7 +288,7 @@ mod tests {
         let size = side as usize;
         let packed = PackedViews::new(size, (size, size), views.iter().map(|view| (0, *view))).unwrap();
         let there = tensor(std::slice::from_ref(&picture)).to_device(&device).unwrap();
-        let made = bytes(&make_views(&there, &packed, Numbers::Bytes).unwrap());
+        let made = bytes(&make_views(&there, &packed, Numbers::Bytes, &Uploads::default()).unwrap());
         for (made, view) in made.chunks(3 * size * size).zip(&views) {
             assert!(made == Augmenter::new().view(&picture, view, side, side).pixels(), "{view:?}");
         }

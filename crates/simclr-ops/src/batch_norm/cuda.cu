@@ -93,11 +93,12 @@ __device__ void statistics(const T *x, const float *partial, double *sums, float
     }
 }
 
-// What running statistics do about those of every group, in their order: `running += momentum · (batch - running)`.
+// What running statistics do about those of every group, in their order: `running += momentum · (batch - running)`. With the report of a
+// step, see ../update/report.rs, nothing unless the step was made.
 extern "C" __global__ void batch_norm_follow(float *running_mean, float *running_var, int64_t *batches, const float *of_group,
-                                             int groups, int channels, double count, double momentum) {
+                                             const double *report, int groups, int channels, double count, double momentum) {
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+    if (channel >= channels || (report && report[REPORT_OUTCOME] != REPORT_APPLIED)) return;
     if (channel == 0) *batches += groups;
     const float keep = float(1.0 - momentum), follow = float(momentum);
     const double unbiased = count / (count - 1.0);

@@ -7,6 +7,7 @@ use super::{BatchNorm, Gradients, OP, Running};
 use crate::context::Context;
 use crate::cuda::{Argument, Grid, Kernels, empty, kernels, pointer, suffix};
 use crate::error::OpsError;
+use crate::update::Report;
 
 const KERNELS: Kernels = kernels!("batch_norm");
 
@@ -50,13 +51,14 @@ impl OfGroups {
     }
 
     /// See [`super::BatchStatistics::follow`].
-    pub(super) fn follow(&self, running: Running<'_>) -> Result<(), OpsError> {
+    pub(super) fn follow(&self, running: Running<'_>, step: Option<&Report>) -> Result<(), OpsError> {
         let (groups, channels) = (self.groups, self.channels);
         let arguments = [
             Argument::Pointer(pointer(OP, "running mean", running.mean, DType::F32)?),
             Argument::Pointer(pointer(OP, "running var", running.var, DType::F32)?),
             Argument::Pointer(pointer(OP, "number of batches", running.batches, DType::I64)?),
             Argument::Pointer(pointer(OP, "statistics", &self.numbers, DType::F32)?),
+            Argument::Pointer(step.map_or(Ok(0), |report| pointer(OP, "report", report.numbers(), DType::F64))?),
             Argument::size(groups),
             Argument::size(channels),
             Argument::Double(self.count as f64),
@@ -315,6 +317,7 @@ mod tests {
     use super::*;
     use crate::batch_norm::{self, forward, inference};
     use crate::check::{close, gpu, on_both};
+    use crate::update::{Condition, Scale, update_if_finite};
 
     /// Rounded once on the way out of f32, wherever the sums fall. Two rows that nearly coincide have a scale of hundreds, with which
     /// the rounding of f32 is multiplied.
@@ -400,10 +403,24 @@ mod tests {
         let counter = |device: &Device| Var::from_tensor(&Tensor::new(5i64, device).unwrap()).unwrap();
         let counters = [counter(&Device::Cpu), counter(&device)];
         let running = |mean, var, batches| Running { mean, var, batches, momentum: 0.1 };
-        saved.statistics().follow(running(&mean, &var, &counters[0])).unwrap();
+        let report = |loss: f32, device: &Device| {
+            let [loss, steps] = [f64::from(loss), 0.0].map(|number| Tensor::new(number, device).unwrap());
+            let loss = loss.to_dtype(DType::F32).unwrap();
+            let condition = Condition { loss: &loss, steps: &steps, loss_scale: None, after: None };
+            update_if_finite(&ctx, &[], Scale { mean: 1.0, max_norm: None }, condition).unwrap()
+        };
+        let [left_out, made] = [f32::NAN, 1.0].map(|loss| report(loss, &Device::Cpu));
+        saved.statistics().follow(running(&mean, &var, &counters[0]), Some(&left_out)).unwrap();
+        saved.statistics().follow(running(&mean, &var, &counters[0]), Some(&made)).unwrap();
+        saved.statistics().follow(running(&mean, &var, &counters[0]), None).unwrap();
         let (_, saved) = forward(&ctx, &x_there, &w_there, &w_there, None, config).unwrap();
-        saved.statistics().follow(running(&mean_there, &var_there, &counters[1])).unwrap();
-        assert_eq!(counters.map(|counter| counter.to_scalar::<i64>().unwrap()), [7, 7]);
+        let before = mean_there.to_vec1::<f32>().unwrap();
+        let [left_out, made] = [f32::NAN, 1.0].map(|loss| report(loss, &device));
+        saved.statistics().follow(running(&mean_there, &var_there, &counters[1]), Some(&left_out)).unwrap();
+        assert_eq!(mean_there.to_vec1::<f32>().unwrap(), before);
+        saved.statistics().follow(running(&mean_there, &var_there, &counters[1]), Some(&made)).unwrap();
+        saved.statistics().follow(running(&mean_there, &var_there, &counters[1]), None).unwrap();
+        assert_eq!(counters.map(|counter| counter.to_scalar::<i64>().unwrap()), [9, 9]);
         close(&mean_there, &mean, 1e-6, "running mean");
         close(&var_there, &var, 1e-6, "running variance");
         let want = inference(&ctx, &x, &w, &w, &mean, &var, None, config).unwrap();

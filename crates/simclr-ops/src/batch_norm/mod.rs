@@ -19,6 +19,7 @@ use crate::element::{Element, Stored, narrow};
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{dispatch, dispatch_stored, elements, float_type, modify, stored_type, tensor, written};
+use crate::update::{Outcome, Report};
 
 pub use moments::Moments;
 pub use normalised::Normalised;
@@ -80,11 +81,12 @@ enum Place {
 }
 
 impl BatchStatistics {
-    /// Lets running statistics follow those of every group, in their order, where they are.
+    /// Lets running statistics follow those of every group, in their order, where they are; of a step with a report only if that
+    /// says that the step was made.
     ///
     /// # Errors
     /// If the running statistics are not as they should be.
-    pub fn follow(&self, running: Running<'_>) -> Result<(), OpsError> {
+    pub fn follow(&self, running: Running<'_>, step: Option<&Report>) -> Result<(), OpsError> {
         fn run<T: Element>(running: &Tensor, batch: &[f64], momentum: f64) -> Result<(), OpsError> {
             let (keep, follow) = (narrow::<T>(1.0 - momentum), narrow::<T>(momentum));
             modify::<T>(running, |running| {
@@ -99,6 +101,9 @@ impl BatchStatistics {
         }
         match &self.0 {
             Place::Host(groups) => {
+                if step.map_or(Ok(false), |report| report.outcome().map(|outcome| outcome != Outcome::Applied))? {
+                    return Ok(());
+                }
                 let float_type = float_type(OP, "running mean", mean)?;
                 for group in groups {
                     dispatch!(float_type, run(mean, &group.mean, momentum))?;
@@ -109,7 +114,7 @@ impl BatchStatistics {
                 Ok(batches.set(&(counted + more)?)?)
             }
             #[cfg(feature = "cuda")]
-            Place::Device(groups) => groups.follow(running),
+            Place::Device(groups) => groups.follow(running, step),
         }
     }
 

@@ -10,6 +10,9 @@
 #define HOST_KERNEL(name)
 #endif
 
+// Where the report of a step, made or not, says what came of it, and what it says if the step was made: update/report.rs.
+enum { REPORT_OUTCOME = 2, REPORT_APPLIED = 1 };
+
 // The upper half of an f32.
 struct bf16 {
     uint16_t bits;

@@ -8,6 +8,7 @@ use candle_core::CudaDevice;
 use candle_core::cuda_backend::DeviceId;
 
 use crate::error::OpsError;
+use crate::uploads::Uploads;
 
 mod choice;
 mod convolution;
@@ -15,6 +16,7 @@ mod device;
 mod elementwise;
 mod kernels;
 mod memory;
+mod pinned;
 pub(crate) mod pooling;
 mod product;
 
@@ -22,17 +24,25 @@ pub(crate) use convolution::{Convolutions, Problem};
 pub(crate) use elementwise::add_assign;
 pub(crate) use kernels::{Argument, Grid, Kernels, kernels, suffix};
 pub(crate) use memory::{empty, pointer};
+pub(crate) use pinned::{Arrivals, Arriving, Departing};
 pub(crate) use product::{Matrix, product};
 
 pub use device::{DeviceError, Gpu, built_for, cudnn_version, driver_version, gpu, gpus, open, peak_memory};
 
-/// cuDNN on every device that a context and its clones have met: it is made ready when the first convolution comes.
+/// What a context and its clones have made ready on GPUs.
 #[derive(Debug, Default)]
-pub(crate) struct Gpus(Mutex<Vec<(DeviceId, Arc<Convolutions>)>>);
+pub(crate) struct Gpus {
+    /// cuDNN on every device that they have met, from the first convolution on.
+    known: Mutex<Vec<(DeviceId, Arc<Convolutions>)>>,
+    /// Where the tables of optimizers leave from.
+    pub(crate) tables: Uploads,
+    /// Where their reports arrive.
+    pub(crate) reports: Arrivals,
+}
 
 impl Gpus {
     pub(crate) fn convolutions(&self, device: &CudaDevice) -> Result<Arc<Convolutions>, OpsError> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, convolutions)) = known.iter().find(|(id, _)| *id == device.id()) {
             return Ok(convolutions.clone());
         }
@@ -43,7 +53,7 @@ impl Gpus {
 
     /// The algorithms chosen so far, a line for every problem.
     pub(crate) fn choices(&self) -> Vec<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().flat_map(|(_, convolutions)| convolutions.choices()).collect()
     }
 }

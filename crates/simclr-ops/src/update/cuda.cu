@@ -33,8 +33,9 @@ static_assert(sizeof(Entry) == 120, "table.rs lays entries out");
 // Places among the factors.
 enum { SCALE = 0, WEIGHT_DECAY = 1, INTO = 3, STEP_SIZE = 7, ROOT = 8 };
 
-// Places in the report of a step that is left out if its numbers are not finite.
-enum { LOSS, LENGTH, APPLIED };
+// Places in the report of a step that is left out if its numbers are not finite, and what may have come of it, as in report.rs.
+enum { LOSS, LENGTH, OUTCOME = REPORT_OUTCOME, LOSS_SCALE };
+enum { NOT_FINITE, APPLIED = REPORT_APPLIED, OVERFLOWED };
 
 // The entry that a chunk belongs to: the last whose chunks begin at it or before.
 __device__ const Entry &entry_of(const Entry *entries, int count, int64_t chunk) {
@@ -80,7 +81,7 @@ __device__ void move_by_velocity(const Entry &e, int64_t begin, int64_t end) {
 
 // With a report, nothing moves unless it says so.
 extern "C" __global__ void update_move(const Entry *entries, const double *report, int count) {
-    if (report && report[APPLIED] == 0) return;
+    if (report && report[OUTCOME] != APPLIED) return;
     // A copy: what is written below could be the table, as far as the compiler knows.
     const Entry e = entry_of(entries, count, blockIdx.x);
     const int64_t begin = (blockIdx.x - e.first_chunk) * CHUNK, end = min(begin + CHUNK, e.count);
@@ -113,21 +114,38 @@ __device__ bool is_finite(double number) {
     return number - number == 0;
 }
 
+// Places in what is known of the scale of a loss, and what becomes of it, as in finite.rs.
+enum { OF_LOSS, STEPS_WITH_IT };
+constexpr double BACKOFF = 0.5, GROWTH = 2, INTERVAL = 2000;
+
 // Whether the step is made, and the factors of its entries that depend on the norm and on how many steps were made. One block.
-extern "C" __global__ void update_decide(Entry *entries, const double *squares, const float *loss, double *steps, double *report, double mean,
-                                         double max_norm, int count, int64_t chunks) {
+//
+// `loss_scale` and `after` are null where there is none.
+extern "C" __global__ void update_decide(Entry *entries, const double *squares, const float *loss, double *steps, double *loss_scale,
+                                         const double *after, double mean, double max_norm, int count, int64_t chunks, double *report) {
     double sum = 0;
     for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += THREADS) sum += squares[chunk];
+    const double by = loss_scale ? loss_scale[OF_LOSS] : 1;
+    mean /= by;
     const double norm = __dmul_rn(sqrt(block_sum<THREADS>(sum)), mean);
-    const bool applied = is_finite(*loss) && is_finite(norm);
+    const bool goes_on = !(after && after[OUTCOME] == NOT_FINITE) && is_finite(*loss);
+    const int outcome = goes_on && is_finite(norm) ? APPLIED : goes_on && by > 1 ? OVERFLOWED : NOT_FINITE;
     const double number = *steps + 1;
-    // All have read the number before it changes.
+    // All have read what changes now.
     __syncthreads();
     if (threadIdx.x == 0) {
         report[LOSS] = *loss;
         report[LENGTH] = norm;
-        report[APPLIED] = applied;
-        if (applied) *steps = number;
+        report[OUTCOME] = outcome;
+        report[LOSS_SCALE] = by;
+        if (outcome == APPLIED) *steps = number;
+        if (loss_scale && outcome == OVERFLOWED) {
+            loss_scale[OF_LOSS] = by * BACKOFF;
+            loss_scale[STEPS_WITH_IT] = 0;
+        } else if (loss_scale && outcome == APPLIED && ++loss_scale[STEPS_WITH_IT] == INTERVAL) {
+            loss_scale[OF_LOSS] = by * GROWTH;
+            loss_scale[STEPS_WITH_IT] = 0;
+        }
     }
     const float scale = float(mean * fmin(max_norm / (norm + 1e-6), 1.0));
     for (int i = threadIdx.x; i < count; i += THREADS) {

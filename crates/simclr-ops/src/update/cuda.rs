@@ -5,7 +5,8 @@ use candle_core::{CudaDevice, DType, Device, Tensor};
 
 use super::rules::{AdamFactors, SgdFactors};
 use super::table::{Entry, Kind, table};
-use super::{OP, Rule, Scale, Slot};
+use super::{Condition, LossScale, OP, Report, Rule, Scale, Slot};
+use crate::context::Context;
 use crate::cuda::{Argument, Grid, Kernels, empty, kernels, pointer};
 use crate::error::OpsError;
 
@@ -16,50 +17,56 @@ fn blocks(count: usize) -> Grid {
 }
 
 /// See [`super::update`]; the slots were checked.
-pub(super) fn update(device: &CudaDevice, slots: &[Slot<'_>], scale: f64) -> Result<(), OpsError> {
-    OnDevice::of(device, slots, scale)?.make_step(None)
+pub(super) fn update(ctx: &Context, device: &CudaDevice, slots: &[Slot<'_>], scale: f64) -> Result<(), OpsError> {
+    OnDevice::of(ctx, device, slots, scale)?.make_step(None)
 }
 
 /// See [`super::update_if_finite`]; the arguments were checked.
 pub(super) fn update_if_finite(
+    ctx: &Context,
     device: &CudaDevice,
     slots: &[Slot<'_>],
     scale: Scale,
-    loss: &Tensor,
-    steps: &Tensor,
-) -> Result<Tensor, OpsError> {
+    condition: Condition<'_>,
+) -> Result<Report, OpsError> {
     let Scale { mean, max_norm } = scale;
+    let Condition { loss, steps, loss_scale, after } = condition;
+    let or_none = |argument, tensor: Option<&Tensor>| {
+        tensor.map_or(Ok(0), |tensor| pointer(OP, argument, tensor, DType::F64)).map(Argument::Pointer)
+    };
     // How long the gradients are will be known on the device.
-    let table = OnDevice::of(device, slots, mean)?;
+    let table = OnDevice::of(ctx, device, slots, mean)?;
     let squares = table.squares()?;
-    // SAFETY: the kernel writes all three.
-    let report = unsafe { empty(3, DType::F64, device) }?;
-    let arguments = [
+    let known = [
         Argument::Pointer(table.entries),
         Argument::Pointer(pointer(OP, "squares", &squares, DType::F64)?),
         Argument::Pointer(pointer(OP, "loss", loss, DType::F32)?),
         Argument::Pointer(pointer(OP, "steps", steps, DType::F64)?),
-        Argument::Pointer(pointer(OP, "report", &report, DType::F64)?),
+        or_none("loss scale", loss_scale.map(LossScale::numbers))?,
+        or_none("report", after.map(Report::numbers))?,
         Argument::Double(mean),
         Argument::Double(max_norm.unwrap_or(f64::INFINITY)),
         Argument::size(table.count),
         Argument::Long(table.chunks as i64),
     ];
-    // SAFETY: these are the arguments of the kernel, and the table says where the tensors are. So for those that follow.
-    unsafe { KERNELS.launch(device, "update_decide", blocks(1), &arguments) }?;
-    table.make_step(Some(&report))?;
+    let report = Report::written(ctx, device, |report| {
+        let arguments = [&known[..], &[Argument::Pointer(pointer(OP, "report", report, DType::F64)?)]].concat();
+        // SAFETY: these are the arguments of the kernel, and the table says where the tensors are. So for those that follow.
+        unsafe { KERNELS.launch(device, "update_decide", blocks(1), &arguments) }
+    })?;
+    table.make_step(Some(report.numbers()))?;
     Ok(report)
 }
 
 /// The sum of the squares of all numbers of all `tensors`, f32, for which the device is waited for.
-pub(super) fn squared_norm(device: &CudaDevice, tensors: &[&Tensor]) -> Result<f64, OpsError> {
+pub(super) fn squared_norm(ctx: &Context, device: &CudaDevice, tensors: &[&Tensor]) -> Result<f64, OpsError> {
     let tensors = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<Vec<_>, _>>()?;
     let entry = |tensor: &Tensor| {
         let grad = pointer("squared_norm", "tensor", tensor, DType::F32)?;
         Ok(Entry { grad, count: tensor.elem_count(), ..Entry::default() })
     };
     let entries = tensors.iter().map(entry).collect::<Result<Vec<_>, OpsError>>()?;
-    let table = OnDevice::new(device, &entries, tensors)?;
+    let table = OnDevice::new(ctx, device, &entries, tensors)?;
     let squares = table.squares()?;
     // SAFETY: the kernel writes it.
     let total = unsafe { empty((), DType::F64, device) }?;
@@ -87,20 +94,18 @@ struct OnDevice<'a> {
 }
 
 impl<'a> OnDevice<'a> {
-    fn of(device: &'a CudaDevice, slots: &[Slot<'_>], scale: f64) -> Result<Self, OpsError> {
+    fn of(ctx: &Context, device: &'a CudaDevice, slots: &[Slot<'_>], scale: f64) -> Result<Self, OpsError> {
         let grads = slots.iter().map(|slot| slot.grad.contiguous()).collect::<Result<Vec<_>, _>>()?;
         let entries =
             slots.iter().zip(&grads).map(|(slot, grad)| entry(slot, grad, scale)).collect::<Result<Vec<_>, _>>()?;
-        Self::new(device, &entries, grads)
+        Self::new(ctx, device, &entries, grads)
     }
 
-    fn new(device: &'a CudaDevice, entries: &[Entry], mut kept: Vec<Tensor>) -> Result<Self, OpsError> {
+    fn new(ctx: &Context, device: &'a CudaDevice, entries: &[Entry], mut kept: Vec<Tensor>) -> Result<Self, OpsError> {
         let (bytes, count, chunks) = table(entries);
         let mut at = 0;
         if count > 0 {
-            let len = bytes.len();
-            // The driver has taken the bytes when it returns.
-            let table = Tensor::from_vec(bytes, len, &Device::Cuda(device.clone()))?;
+            let table = ctx.gpus().tables.send(&bytes, bytes.len(), &Device::Cuda(device.clone()))?;
             at = pointer(OP, "table", &table, DType::U8)?;
             kept.push(table);
         }
@@ -185,9 +190,8 @@ fn entry(slot: &Slot<'_>, grad: &Tensor, scale: f64) -> Result<Entry, OpsError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Context;
     use crate::check::{close, gpu, on_both};
-    use crate::update::{self, Adam, Lars, Sgd, update_if_finite};
+    use crate::update::{self, Adam, Lars, Outcome, Reported, Sgd, update_if_finite};
 
     const SIZES: [&[usize]; 7] = [&[1], &[31], &[33], &[0], &[3, 4096], &[100, 33], &[100_000]];
 
@@ -315,10 +319,12 @@ mod tests {
         both.iter().for_each(must_agree);
     }
 
-    /// Ten attempts, of which two are left out; returns what was reported.
-    fn attempts(trained: &Trained, scale: Scale, device: &Device) -> (Vec<Vec<f64>>, f64) {
+    /// Ten attempts, of which two are left out; returns what was reported, how many were made, and the scale that the loss has then.
+    fn attempts(trained: &Trained, scale: Scale, scales_loss: bool, device: &Device) -> (Vec<Reported>, f64, Vec<f64>) {
         let to = trained.parameters[0].device();
         let steps = Tensor::new(0f64, to).unwrap();
+        // One step before it grows.
+        let near = LossScale::of(&Tensor::new(&[4096.0, 1998.0], to).unwrap()).unwrap();
         let mut reports = Vec::new();
         for step in 1..=10 {
             let mut gradients = trained.gradients(step, device);
@@ -328,27 +334,42 @@ mod tests {
                 7 => loss = f32::INFINITY,
                 _ => {}
             }
+            if scales_loss {
+                let scale = near.numbers().to_vec1::<f64>().unwrap()[0];
+                gradients.iter_mut().for_each(|gradient| *gradient = (&*gradient * scale).unwrap());
+            }
             let loss = Tensor::new(loss, to).unwrap();
             // Steps that were left out do not count, and the rule need not know of them.
             let slots = trained.slots(&gradients, 99);
-            reports.push(update_if_finite(&Context::new(), &slots, scale, &loss, &steps).unwrap());
+            let loss_scale = scales_loss.then_some(&near);
+            let condition = Condition { loss: &loss, steps: &steps, loss_scale, after: None };
+            reports.push(update_if_finite(&Context::new(), &slots, scale, condition).unwrap().read().unwrap());
         }
-        (reports.iter().map(|report| report.to_vec1().unwrap()).collect(), steps.to_scalar().unwrap())
+        (reports, steps.to_scalar().unwrap(), near.numbers().to_vec1().unwrap())
     }
 
     #[test]
     fn steps_with_a_condition_are_those_of_the_cpu() {
         let Some(device) = gpu() else { return };
         for rule in rules() {
-            for max_norm in [None, Some(10.0)] {
+            for (max_norm, scales_loss) in [(None, false), (Some(10.0), false), (Some(10.0), true)] {
                 let scale = Scale { mean: 0.5, max_norm };
                 let both = Trained::on_both(rule, &device);
-                let [(want, made), (got, made_there)] =
-                    both.each_ref().map(|trained| attempts(trained, scale, &device));
+                let [(want, made, loss_scale), (got, made_there, loss_scale_there)] =
+                    both.each_ref().map(|trained| attempts(trained, scale, scales_loss, &device));
                 assert_eq!((made, made_there), (8.0, 8.0));
+                // It has grown with the second step, shrunk with the fourth, and then there were five.
+                let expected = if scales_loss { vec![4096.0, 5.0] } else { vec![4096.0, 1998.0] };
+                assert_eq!((loss_scale, &loss_scale_there), (expected, &loss_scale_there));
+                assert_eq!(loss_scale_there[1], if scales_loss { 5.0 } else { 1998.0 });
                 for (step, (want, got)) in want.iter().zip(&got).enumerate() {
-                    assert_eq!((got[2], got[2]), (want[2], f64::from(u8::from(step != 3 && step != 6))));
-                    for (want, got) in want.iter().zip(got) {
+                    let outcome = match step {
+                        3 if scales_loss => Outcome::Overflowed,
+                        3 | 6 => Outcome::NotFinite,
+                        _ => Outcome::Applied,
+                    };
+                    assert_eq!((got.outcome, want.outcome, got.loss_scale), (outcome, outcome, want.loss_scale));
+                    for (want, got) in [(want.loss, got.loss), (want.norm, got.norm)] {
                         let same = want == got || (want.is_nan() && got.is_nan());
                         assert!(same || (want - got).abs() <= 1e-12 * want.abs(), "{want} {got}");
                     }
@@ -362,22 +383,46 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_was_left_out_takes_those_behind_it_along() {
+        let Some(device) = gpu() else { return };
+        let [_, there] = Trained::on_both(rules()[0], &device);
+        let before = there.bits();
+        let gradients = there.gradients(1, &device);
+        let (slots, scale) = (there.slots(&gradients, 1), Scale { mean: 1.0, max_norm: None });
+        let [good, bad] = [1.0, f32::NAN].map(|loss| Tensor::new(loss, &device).unwrap());
+        let steps = Tensor::new(0f64, &device).unwrap();
+        let step = |loss, after: Option<&Report>| {
+            let condition = Condition { loss, steps: &steps, loss_scale: None, after };
+            update_if_finite(&Context::new(), &slots, scale, condition).unwrap()
+        };
+        let first = step(&bad, None);
+        let second = step(&good, Some(&first));
+        let third = step(&good, Some(&second));
+        assert_eq!(third.read().unwrap().outcome, Outcome::NotFinite);
+        assert!(there.bits() == before && steps.to_scalar::<f64>().unwrap() == 0.0);
+        let fourth = step(&good, None);
+        assert_eq!(step(&good, Some(&fourth)).read().unwrap().outcome, Outcome::Applied);
+        assert!(there.bits() != before && steps.to_scalar::<f64>().unwrap() == 2.0);
+    }
+
+    #[test]
     fn what_is_left_out_changes_no_bit_and_two_runs_have_the_same() {
         let Some(device) = gpu() else { return };
         let scale = Scale { mean: 0.5, max_norm: Some(10.0) };
         for rule in rules() {
             let [_, one] = Trained::on_both(rule, &device);
             let [_, two] = Trained::on_both(rule, &device);
-            attempts(&one, scale, &device);
-            attempts(&two, scale, &device);
+            attempts(&one, scale, true, &device);
+            attempts(&two, scale, true, &device);
             assert!(one.bits() == two.bits(), "{rule:?}");
             let mut gradients = one.gradients(1, &device);
             gradients[6] = (gradients[6].clone() * f64::INFINITY).unwrap();
             let [loss, steps] = [0.5, 3.0].map(|x| Tensor::new(x, &device).unwrap());
             let loss = loss.to_dtype(DType::F32).unwrap();
             let slots = one.slots(&gradients, 1);
-            let report = update_if_finite(&Context::new(), &slots, scale, &loss, &steps).unwrap();
-            assert_eq!(report.to_vec1::<f64>().unwrap()[2], 0.0);
+            let condition = Condition { loss: &loss, steps: &steps, loss_scale: None, after: None };
+            let report = update_if_finite(&Context::new(), &slots, scale, condition).unwrap();
+            assert_eq!(report.read().unwrap().outcome, Outcome::NotFinite);
             assert!((one.bits() == two.bits()) && steps.to_scalar::<f64>().unwrap() == 3.0, "{rule:?}");
         }
     }
@@ -396,7 +441,8 @@ mod tests {
         let (loss, steps) = (Tensor::new(1f32, &Device::Cpu).unwrap(), Tensor::new(0f64, &device).unwrap());
         let slots = there.slots(&gradients, 1);
         let scale = Scale { mean: 1.0, max_norm: None };
-        let error = update_if_finite(&Context::new(), &slots, scale, &loss, &steps).unwrap_err().to_string();
+        let condition = Condition { loss: &loss, steps: &steps, loss_scale: None, after: None };
+        let error = update_if_finite(&Context::new(), &slots, scale, condition).unwrap_err().to_string();
         assert!(error.contains("loss is on the CPU"), "{error}");
         assert!(there.bits() == before);
     }

@@ -5,6 +5,7 @@ mod cpu;
 mod cuda;
 mod finite;
 mod norm;
+mod report;
 mod rules;
 mod table;
 #[cfg(test)]
@@ -18,9 +19,10 @@ use crate::element::Element;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::storage::{dispatch, elements, float_type, modify};
-pub use finite::{Scale, update_if_finite};
+pub use finite::{Condition, LossScale, Scale, update_if_finite};
 use norm::trust_ratio;
 pub use norm::{squared_norm, squared_norm_of_all};
+pub use report::{Outcome, Report, Reported};
 use rules::{AdamFactors, Formula, SgdFactors};
 
 const OP: &str = "update";
@@ -138,7 +140,7 @@ pub fn update(ctx: &Context, slots: &[Slot<'_>], scale: f64) -> Result<(), OpsEr
     check_all(slots, first.parameter.device())?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = first.parameter.device() {
-        return cuda::update(device, slots, scale);
+        return cuda::update(ctx, device, slots, scale);
     }
     let numbers = |slot: &Slot<'_>| slot.parameter.elem_count() * (3 + 2 * slot.rule.moments());
     let width = first.parameter.dtype().size_in_bytes();

@@ -23,7 +23,7 @@ pub fn squared_norm(ctx: &Context, tensor: &Tensor) -> Result<f64, OpsError> {
     }
     #[cfg(feature = "cuda")]
     if let candle_core::Device::Cuda(device) = tensor.device() {
-        return super::cuda::squared_norm(device, &[tensor]);
+        return super::cuda::squared_norm(ctx, device, &[tensor]);
     }
     dispatch!(float_type("squared_norm", "tensor", tensor)?, run(ctx, tensor))
 }
@@ -35,7 +35,7 @@ pub fn squared_norm(ctx: &Context, tensor: &Tensor) -> Result<f64, OpsError> {
 pub fn squared_norm_of_all(ctx: &Context, tensors: &[&Tensor]) -> Result<f64, OpsError> {
     #[cfg(feature = "cuda")]
     if let Some(device) = tensors.first().map(|tensor| tensor.device()).filter(|device| device.is_cuda()) {
-        return super::cuda::squared_norm(device.as_cuda_device()?, tensors);
+        return super::cuda::squared_norm(ctx, device.as_cuda_device()?, tensors);
     }
     tensors.iter().try_fold(0.0, |sum, tensor| Ok(sum + squared_norm(ctx, tensor)?))
 }

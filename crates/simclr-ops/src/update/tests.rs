@@ -196,6 +196,10 @@ fn numbers(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+fn on<'a>(loss: &'a Tensor, steps: &'a Tensor) -> Condition<'a> {
+    Condition { loss, steps, loss_scale: None, after: None }
+}
+
 #[test]
 fn a_step_whose_numbers_are_finite_is_the_same_step() {
     let loss = Tensor::new(2.5f32, &Device::Cpu).unwrap();
@@ -216,10 +220,10 @@ fn a_step_whose_numbers_are_finite_is_the_same_step() {
                 );
                 let moments = &[m, v][..rule.moments()];
                 let slot = Slot { parameter: &p, moments, grad: &grad, rule: other };
-                let report = update_if_finite(&ctx, &[slot], Scale { mean: 0.5, max_norm }, &loss, &steps).unwrap();
-                let report = numbers(&report);
-                assert!((report[0], report[2], numbers(&steps)[0]) == (2.5, 1.0, 3.0), "{report:?}");
-                assert!((report[1] - norm).abs() < 1e-12 * norm, "{report:?} {norm}");
+                let scale = Scale { mean: 0.5, max_norm };
+                let report = update_if_finite(&ctx, &[slot], scale, on(&loss, &steps)).unwrap().read().unwrap();
+                assert_eq!((report.loss, report.outcome, report.loss_scale), (2.5, Outcome::Applied, 1.0));
+                assert!(numbers(&steps)[0] == 3.0 && (report.norm - norm).abs() < 1e-12 * norm, "{report:?} {norm}");
                 for (got, want) in std::iter::once(&p).chain(moments).zip(&want) {
                     close(got, want, 1e-14, &format!("{rule:?} {max_norm:?}"));
                 }
@@ -239,9 +243,9 @@ fn a_step_whose_numbers_are_not_finite_changes_nothing() {
             let moments = &[m.clone(), v.clone()][..rule.moments()];
             let slot = Slot { parameter: &p, moments, grad: &grad, rule };
             let scale = Scale { mean: 1.0, max_norm: Some(1.0) };
-            let report = numbers(&update_if_finite(&Context::new(), &[slot], scale, &loss, &steps).unwrap());
-            assert_eq!((report[2], numbers(&steps)), (0.0, vec![5.0]));
-            assert!(!(report[0].is_finite() && report[1].is_finite()), "{report:?}");
+            let report = update_if_finite(&Context::new(), &[slot], scale, on(&loss, &steps)).unwrap().read().unwrap();
+            assert_eq!((report.outcome, numbers(&steps)), (Outcome::NotFinite, vec![5.0]));
+            assert!(!(report.loss.is_finite() && report.norm.is_finite()), "{report:?}");
             assert_eq!([&p, &m, &v].map(numbers), before);
         }
     }
@@ -253,10 +257,63 @@ fn what_a_condition_needs_is_named() {
     let (scale, moments) = (Scale { mean: 1.0, max_norm: None }, [m, v]);
     let slot = Slot { parameter: &p, moments: &moments, grad: &grad, rule: Rule::Adam(ADAM) };
     let message = |loss: &Tensor, steps: &Tensor| {
-        update_if_finite(&Context::new(), &[slot], scale, loss, steps).unwrap_err().to_string()
+        update_if_finite(&Context::new(), &[slot], scale, on(loss, steps)).unwrap_err().to_string()
     };
     let one = Tensor::new(1f32, &Device::Cpu).unwrap();
     let message = [message(&grad, &counter(0.0)), message(&one, &one)];
     assert!(message[0].contains("loss has shape [4], expected [], one number"), "{}", message[0]);
     assert!(message[1].contains("steps has elements of type F32, expected f64"), "{}", message[1]);
+}
+
+#[test]
+fn a_step_that_was_left_out_takes_those_behind_it_along() {
+    let [p, m, _, grad] = tensors(&[4], DType::F32);
+    let (scale, moments, before) = (Scale { mean: 1.0, max_norm: None }, [m], numbers(&p));
+    let slot = Slot { parameter: &p, moments: &moments, grad: &grad, rule: rules()[2] };
+    let [good, bad] = [1.0, f32::NAN].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+    let steps = counter(0.0);
+    let step = |loss, after: Option<&Report>| {
+        update_if_finite(&Context::new(), &[slot], scale, Condition { after, ..on(loss, &steps) }).unwrap()
+    };
+    let first = step(&bad, None);
+    let second = step(&good, Some(&first));
+    let third = step(&good, Some(&second));
+    assert_eq!(
+        (third.read().unwrap().outcome, numbers(&p), numbers(&steps)),
+        (Outcome::NotFinite, before.clone(), vec![0.0])
+    );
+    let fourth = step(&good, None);
+    assert_eq!(step(&good, Some(&fourth)).read().unwrap().outcome, Outcome::Applied);
+    assert!(numbers(&steps) == [2.0] && numbers(&p) != before);
+}
+
+#[test]
+fn the_scale_of_a_loss_finds_itself() {
+    let [p, m, v, _] = tensors(&[4], DType::F64);
+    let moments = [m, v];
+    let loss = Tensor::new(1.0, &Device::Cpu).unwrap();
+    let (steps, found) = (counter(0.0), LossScale::new(&Device::Cpu).unwrap());
+    let step = |gradient: f64, loss_scale: &LossScale| {
+        let grad = Tensor::new(&[gradient; 4], &Device::Cpu).unwrap();
+        let slot = Slot { parameter: &p, moments: &moments, grad: &grad, rule: Rule::Adam(ADAM) };
+        let condition = Condition { loss_scale: Some(loss_scale), ..on(&loss, &steps) };
+        let scale = Scale { mean: 0.5, max_norm: None };
+        update_if_finite(&Context::new(), &[slot], scale, condition).unwrap().read().unwrap()
+    };
+    assert_eq!(numbers(&found.of_loss(&loss).unwrap()), [65536.0]);
+    // The norm is that of gradients without it.
+    let report = step(65536.0 * 3.0, &found);
+    assert_eq!((report.outcome, report.norm, report.loss_scale), (Outcome::Applied, 3.0, 65536.0));
+    let before = numbers(&p);
+    assert_eq!(step(f64::INFINITY, &found).outcome, Outcome::Overflowed);
+    assert_eq!((numbers(found.numbers()), numbers(&p), numbers(&steps)), (vec![32768.0, 0.0], before, vec![1.0]));
+    for _ in 0..2000 {
+        assert_eq!(step(1.0, &found).loss_scale, 32768.0);
+    }
+    assert_eq!(numbers(found.numbers()), [65536.0, 0.0]);
+    // What does not fit at the smallest scale fits at none.
+    let least = LossScale::of(&Tensor::new(&[1.0, 7.0], &Device::Cpu).unwrap()).unwrap();
+    assert_eq!((step(f64::NAN, &least).outcome, numbers(least.numbers())), (Outcome::NotFinite, vec![1.0, 7.0]));
+    let refused = LossScale::of(&Tensor::new(&[1f32, 0.0], &Device::Cpu).unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("loss scale has elements of type F32, expected f64"), "{refused}");
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use candle_core::DType;
 use serde_json::json;
 use simclr_data::{DataError, DeviceSet, Loader, LoaderConfig, Picture, Pictures};
@@ -47,15 +46,12 @@ pub(super) fn command(arguments: &BenchAugmentArguments, output: &Output) -> any
     let batch = (BATCH_PIXELS / (size * size)).clamp(2, BATCH).min(set.len());
     let settings = LoaderConfig { batch, workers, ..LoaderConfig::default() };
     let loader = Loader::new(set.clone(), config.train_transform()?, settings)?;
-    let resident = match device.is_cpu() {
-        true => None,
-        false => Some(DeviceSet::upload(set.as_ref(), &device, u64::MAX)?.context("--device")?),
-    };
+    let there = (!device.is_cpu()).then(|| DeviceSet::upload(set.as_ref(), &device, u64::MAX)).transpose()?;
     let views = 2 * batch * loader.batches_per_epoch();
     let mut times = Vec::new();
     for pass in 0..WARM_UP + arguments.steps {
         let began = Instant::now();
-        match &resident {
+        match &there {
             None => loader.epoch(pass as u64, 0).try_for_each(|batch| batch.map(drop))?,
             Some(set) => {
                 loader.device_epoch(set, DType::F32, pass as u64, 0)?.try_for_each(|batch| batch.map(drop))?;

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use serde_json::json;
-use simclr_model::Model;
+use simclr_model::{Model, PassStatistics};
 use simclr_optim::Optimizer;
 
 use super::{WARM_UP, mib};
@@ -50,9 +50,9 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         }
         let batch = batch?;
         meter.data_came();
-        if let Some(gradients) = contrast.run(&model, &optimizer, &batch.pairs)?.gradients {
-            optimizer.apply(&gradients, 1.0)?;
-        }
+        let contrasted = contrast.run(&model, &optimizer, &batch.pairs)?;
+        optimizer.apply(&contrasted.gradients, 1.0)?;
+        contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
         machine::wait_for(&device)?;
         meter.batch_ended(config.batch);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_dist::Measured;
-use simclr_model::{Model, ModelConfig};
+use simclr_model::{Model, ModelConfig, PassStatistics};
 use simclr_ops::profile::Profile;
 use simclr_optim::Optimizer;
 
@@ -63,12 +63,10 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
             loss_time = Duration::ZERO;
         }
         let began = Instant::now();
-        // It reads the loss, which waits for the device.
         let contrasted = contrast.run(&model, &optimizer, &views)?;
         loss_time += contrasted.loss_time;
-        if let Some(gradients) = contrasted.gradients {
-            optimizer.apply(&contrast.complete(gradients, own)?, 1.0)?;
-        }
+        optimizer.apply(&contrast.complete(contrasted.gradients, own)?, 1.0)?;
+        contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
         machine::wait_for(&device)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());

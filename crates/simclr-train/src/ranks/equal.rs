@@ -87,8 +87,9 @@ fn train(case: Case, ranks: &Ranks) -> Trained {
         for batch in 0..accumulate {
             let [left, right] = [0, 1].map(|view| own(&pictures(case.dtype, step * accumulate + batch, view), share));
             let contrasted = contrast.run(&model, &optimizer, &Pairs::apart([&left, &right])).unwrap();
-            loss += contrasted.loss;
-            match (&mut sum, contrasted.gradients.unwrap()) {
+            loss += numbers(&contrasted.loss)[0];
+            contrasted.statistics.into_iter().for_each(|statistics| statistics.follow().unwrap());
+            match (&mut sum, contrasted.gradients) {
                 (Some(sum), gradients) => sum.add(&gradients).unwrap(),
                 (None, gradients) => sum = Some(gradients),
             }
