@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use simclr_data::{DeviceSet, Loader, Pictures};
 use simclr_model::Model;
 
-use crate::config::{Config, Precision};
+use crate::config::Config;
 use crate::machine;
 use crate::output::Output;
 
@@ -85,10 +85,7 @@ impl Feed {
         output: &Output,
     ) -> anyhow::Result<Self> {
         let Some(free) = machine::free_memory(device) else { return Ok(Self { loader, resident: None }) };
-        let dtype = match config.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        };
+        let dtype = config.context().precision().map_dtype(DType::F32);
         let resident = DeviceSet::upload(set, device, free as u64 / SHARE_OF_PICTURES)?;
         if let Err(why) = &resident {
             output.say(format!("views are made on the CPU, as the pictures do not stay on the GPU: {why}"));
