@@ -57,6 +57,7 @@ fn arguments_are_checked_before_anything_is_written() {
         ("--head-layers 65", &["`head_layers` is 65"]),
         ("--preset imagnet", &["--preset is imagnet", "did you mean imagenet?"]),
         ("--precision f8", &["--precision is f8", "f32"]),
+        ("--precision f16 --device cpu", &["--precision is f16, which GPUs alone compute in", "expected f32 or bf16"]),
         ("--device gpu", &["--device is gpu", "cuda:N"]),
         ("--threads 0", &["--threads is 0"]),
         ("--knn-k 0", &["--knn-k is 0"]),

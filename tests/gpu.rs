@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use program::{end_of, program, result, run};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Whether there is a GPU; says so if not.
 fn has_gpu(test: &str) -> bool {
@@ -185,8 +185,8 @@ fn benchmarks_say_where_they_ran() {
         return;
     }
     let model = "--arch resnet18 --width 4 --batch 4 --steps 1 --device cuda";
-    for command in [format!("step {model}"), format!("step {model} --precision bf16"), format!("infer {model}")] {
-        let object: Value = result(&format!("bench {command}"));
+    for command in ["step", "step --precision bf16", "infer", "infer --precision f16"] {
+        let object: Value = result(&format!("bench {command} {model}"));
         assert_eq!(object["device"], "cuda:0", "{command}");
     }
     assert_eq!(result("bench augment --size 8 --steps 1 --device cuda")["device"], "cuda:0");
@@ -224,7 +224,13 @@ fn a_gpu_that_cannot_be_used_is_told() {
     );
     let small = told("STAND_IN_MEMORY", "2000000000", &pretrain);
     assert!(small.contains("a batch of 256 needs about") && small.contains("fits"), "{small}");
-    let auto = program("doctor --json").env("STAND_IN_DEVICES", "0").output().unwrap();
-    let auto: Value = serde_json::from_slice(&auto.stdout).unwrap();
-    assert_eq!(auto["auto"], "cpu");
+    let doctor = |variable: &str, value: &str| -> Value {
+        let output = program("doctor --json").env(variable, value).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(doctor("STAND_IN_DEVICES", "0")["auto"], "cpu");
+    let old = doctor("STAND_IN_COMPUTE_CAP", "75");
+    assert_eq!(old["cuda"]["devices"][0]["precisions"], json!(["f32", "f16"]));
+    assert_eq!((&old["auto"], &old["precisions"]), (&json!("cpu"), &json!(["f32", "bf16"])));
+    assert_eq!(result("doctor")["precisions"], json!(["f32", "bf16", "f16"]));
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const PROGRAM: &str = "simclr-train";
 
 /// Crates whose unit tests have a part for GPUs.
-const TESTED: [&str; 3] = ["simclr-ops", "simclr-data", "simclr-loss"];
+const TESTED: [&str; 4] = ["simclr-ops", "simclr-data", "simclr-model", "simclr-loss"];
 
 /// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits.
 const FAR: [(&str, f64); 2] = [("f32", 1e-5), ("bf16", 1e-2)];

@@ -10,7 +10,7 @@ use candle_nn::{ModuleT, VarBuilder, VarMap};
 use sha2::{Digest, Sha256};
 use simclr_ops::autograd::{self, Listener, Sink};
 use simclr_ops::tape::Tape;
-use simclr_ops::{Context, Precision, conv2d};
+use simclr_ops::{Context, conv2d};
 
 use crate::config::ModelConfig;
 use crate::encoder::{Encoder, LayerSizes};
@@ -464,10 +464,7 @@ impl Model {
 
     /// The type that maps are kept in.
     pub fn map_dtype(&self) -> DType {
-        match self.ctx.precision() {
-            Precision::Full => self.encoder.anchor().dtype(),
-            Precision::Bf16 => DType::BF16,
-        }
+        self.ctx.precision().map_dtype(self.encoder.anchor().dtype())
     }
 
     /// Pictures `[n, 3, h, w]`, wherever they are, as the encoder takes them: `[n, h, w, 3]`, in the precision of maps, where the model

@@ -1,6 +1,6 @@
 //! What the tests of all ops share: random tensors, closeness, and the finite-difference check of a gradient.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::context::{Context, Form};
 use crate::error::OpsError;
@@ -25,7 +25,7 @@ pub(crate) fn close(got: &Tensor, want: &Tensor, tolerance: f64, what: &str) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let numbers = |t: &Tensor| -> Vec<f64> {
         let here = t.to_device(&Device::Cpu).unwrap();
-        here.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        here.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     };
     for (i, (g, w)) in numbers(got).iter().zip(numbers(want)).enumerate() {
         assert!((g - w).abs() <= tolerance * (1.0 + w.abs()), "{what}: element {i} is {g}, expected {w}");
@@ -79,10 +79,21 @@ pub(crate) fn gpu() -> Option<Device> {
     }
 }
 
-/// Random numbers of `dtype` on the CPU and the same on a device.
+/// The types that maps are kept in on a GPU.
 #[cfg(feature = "cuda")]
-pub(crate) fn on_both(dims: &[usize], seed: u64, dtype: candle_core::DType, device: &Device) -> [Tensor; 2] {
-    let host = random(dims, seed).to_dtype(candle_core::DType::F32).unwrap().to_dtype(dtype).unwrap();
-    let there = host.to_device(device).unwrap();
-    [host, there]
+pub(crate) const MAPS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// [`random`] numbers on both, see [`rounded_on_both`].
+#[cfg(feature = "cuda")]
+pub(crate) fn on_both(dims: &[usize], seed: u64, dtype: DType, device: &Device) -> [Tensor; 2] {
+    rounded_on_both(&random(dims, seed), dtype, device)
+}
+
+/// Numbers rounded to `dtype`, on the CPU and on a device; those of f16 are of f32 on the CPU, which computes in no f16.
+#[cfg(feature = "cuda")]
+pub(crate) fn rounded_on_both(numbers: &Tensor, dtype: DType, device: &Device) -> [Tensor; 2] {
+    let rounded = numbers.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
+    let there = rounded.to_device(device).unwrap();
+    let here = if dtype == DType::F16 { rounded.to_dtype(DType::F32).unwrap() } else { rounded };
+    [here, there]
 }

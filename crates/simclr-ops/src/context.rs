@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use candle_core::DType;
+
 use crate::error::OpsError;
 use crate::product::Instructions;
 use crate::profile::{Profile, Work};
@@ -25,6 +27,19 @@ pub enum Precision {
     Full,
     /// bf16: half the memory, eight bits of precision.
     Bf16,
+    /// f16, on GPUs alone: eleven bits of precision, from 6e-8 to 65,504. What is smaller is lost: gradients need a scale.
+    F16,
+}
+
+impl Precision {
+    /// The type of maps where the parameters are of this one.
+    pub fn map_dtype(self, parameters: DType) -> DType {
+        match self {
+            Self::Full => parameters,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
 }
 
 /// Where a sum over the batch goes: nowhere for one process, over all of them in data-parallel training.

@@ -4,7 +4,7 @@
 
 #[cfg(feature = "cuda")]
 use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use num_traits::Zero;
 use rayon::prelude::*;
 
@@ -22,13 +22,13 @@ const OP: &str = "global_avg_pool";
 #[derive(Clone, Debug)]
 pub struct Saved {
     dims: [usize; 4],
-    float_type: FloatType,
+    dtype: DType,
 }
 
 /// The mean of every channel of every picture.
 ///
 /// # Shapes
-/// `x`: `[n, h, w, c]`, contiguous, `h · w > 0`. Returns `[n, c]`, of f32 if the map is of bf16.
+/// `x`: `[n, h, w, c]`, contiguous, `h · w > 0`. Returns `[n, c]`, of f32 if the map is of bf16 or, on a GPU, of f16.
 ///
 /// # Errors
 /// [`OpsError::Shape`], [`OpsError::Dtype`] or [`OpsError::NoForm`] if `x` is not as above.
@@ -52,16 +52,12 @@ pub fn forward(_: &Context, x: &Tensor) -> Result<(Tensor, Saved), OpsError> {
     }
     match *x.dims() {
         [n, h, w, c] if h * w * c > 0 => {
-            let dims = [n, h, w, c];
+            let (dims, dtype) = ([n, h, w, c], x.dtype());
             #[cfg(feature = "cuda")]
             if let Device::Cuda(device) = x.device() {
-                let float_type = FloatType::of_map(OP, "x", x.dtype())?;
-                return Ok((pooling::mean_forward(device, x)?, Saved { dims, float_type }));
+                return Ok((pooling::mean_forward(device, x)?, Saved { dims, dtype }));
             }
-            Ok((
-                dispatch_stored!(stored_type(OP, "x", x)?, run(x, dims))?,
-                Saved { dims, float_type: stored_type(OP, "x", x)? },
-            ))
+            Ok((dispatch_stored!(stored_type(OP, "x", x)?, run(x, dims))?, Saved { dims, dtype }))
         }
         _ => Err(OpsError::shape(OP, "x", x, "[n, h, w, c] with at least one pixel and channel")),
     }
@@ -92,16 +88,15 @@ pub fn backward(_: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, Ops
     }
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = grad.device() {
-        return pooling::mean_backward(device, grad, saved.dims, saved.float_type.dtype());
+        return pooling::mean_backward(device, grad, saved.dims, saved.dtype);
     }
-    dispatch_stored!(saved.float_type, run(saved.dims, grad))
+    dispatch_stored!(FloatType::of_map(OP, "x", saved.dtype)?, run(saved.dims, grad))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::{close, finite_differences, random};
-    use candle_core::DType;
 
     #[test]
     fn is_the_mean_over_pixels() {
@@ -142,8 +137,10 @@ mod tests {
         let flat = random(&[2, 3], 1);
         let message = forward(&ctx, &flat).unwrap_err().to_string();
         assert!(message.contains("x has shape [2, 3], expected [n, h, w, c]"), "{message}");
-        let bytes = random(&[1, 1, 1, 1], 1).to_dtype(DType::U8).unwrap();
-        let message = forward(&ctx, &bytes).unwrap_err().to_string();
-        assert!(message.contains("elements of type U8, expected f32, f64 or bf16"), "{message}");
+        for dtype in [DType::U8, DType::F16] {
+            let other = random(&[1, 1, 1, 1], 1).to_dtype(dtype).unwrap();
+            let message = forward(&ctx, &other).unwrap_err().to_string();
+            assert!(message.contains(&format!("elements of type {dtype:?}, expected f32, f64 or bf16")), "{message}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::element::Stored;
 use crate::error::OpsError;
 use crate::profile::Work;
 use crate::simd::simd;
-use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor};
+use crate::storage::{dispatch_stored, elements, stored_type, tensor};
 
 const OP: &str = "max_pool2d";
 
@@ -46,7 +46,6 @@ impl MaxPool {
 #[derive(Clone, Debug)]
 pub struct Saved {
     dims: [usize; 4],
-    float_type: FloatType,
     pool: MaxPool,
     places: Places,
 }
@@ -128,14 +127,13 @@ pub fn forward(ctx: &Context, x: &Tensor, pool: MaxPool) -> Result<(Tensor, Save
             let dims = [n, h, w, c];
             #[cfg(feature = "cuda")]
             if let Device::Cuda(device) = x.device() {
-                let float_type = FloatType::of_map(OP, "x", x.dtype())?;
                 let [y, places] = pooling::max_forward(device, x, pool)?;
-                return Ok((y, Saved { dims, float_type, pool, places: Places::Device(places) }));
+                return Ok((y, Saved { dims, pool, places: Places::Device(places) }));
             }
             let float_type = stored_type(OP, "x", x)?;
             let work = Work::pass(2 * x.elem_count(), float_type.width());
             let (y, places) = ctx.timed(OP, "forward", work, || dispatch_stored!(float_type, run(x, dims, pool)))?;
-            Ok((y, Saved { dims, float_type, pool, places: Places::Host(Arc::new(places)) }))
+            Ok((y, Saved { dims, pool, places: Places::Host(Arc::new(places)) }))
         }
         _ => Err(OpsError::shape(OP, "x", x, format!("[n, h, w, c] with room for {pool:?}"))),
     }
@@ -190,8 +188,9 @@ pub fn backward(ctx: &Context, saved: &Saved, grad: &Tensor) -> Result<Tensor, O
     }
     match &saved.places {
         Places::Host(places) => {
-            let work = Work::pass(2 * n * h * w * c, saved.float_type.width());
-            ctx.timed(OP, "backward", work, || dispatch_stored!(saved.float_type, run(saved, places, grad)))
+            let float_type = stored_type(OP, "grad", grad)?;
+            let work = Work::pass(2 * n * h * w * c, float_type.width());
+            ctx.timed(OP, "backward", work, || dispatch_stored!(float_type, run(saved, places, grad)))
         }
         #[cfg(feature = "cuda")]
         Places::Device(places) => {

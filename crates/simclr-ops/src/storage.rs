@@ -64,14 +64,13 @@ pub(crate) fn float_type(op: &'static str, argument: &'static str, tensor: &Tens
 
 /// The same for ops that also take maps of bf16.
 pub(crate) fn stored_type(op: &'static str, argument: &'static str, tensor: &Tensor) -> Result<FloatType, OpsError> {
-    match tensor.dtype() {
-        DType::BF16 if tensor.device().is_cpu() => Ok(FloatType::BF16),
-        DType::F32 | DType::F64 | DType::BF16 => float_type(op, argument, tensor),
-        found => Err(OpsError::Dtype { op, argument, found, expected: "f32, f64 or bf16" }),
+    if !tensor.device().is_cpu() {
+        return Err(OpsError::NoForm { op, device: device_name(tensor.device()) });
     }
+    FloatType::of_map(op, argument, tensor.dtype())
 }
 
-/// The element types that ops have forms for.
+/// The element types that ops have forms for on the CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FloatType {
     F32,
@@ -89,23 +88,13 @@ impl FloatType {
         }
     }
 
-    /// The one of a map on a GPU.
-    #[cfg(feature = "cuda")]
+    /// The one of a map.
     pub(crate) fn of_map(op: &'static str, argument: &'static str, dtype: DType) -> Result<Self, OpsError> {
         match dtype {
             DType::F32 => Ok(Self::F32),
+            DType::F64 => Ok(Self::F64),
             DType::BF16 => Ok(Self::BF16),
-            found => Err(OpsError::Dtype { op, argument, found, expected: "f32 or bf16 on a GPU" }),
-        }
-    }
-
-    /// candle's name of it.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F64 => DType::F64,
-            Self::BF16 => DType::BF16,
+            found => Err(OpsError::Dtype { op, argument, found, expected: "f32, f64 or bf16" }),
         }
     }
 

@@ -158,6 +158,8 @@ pub(crate) enum Precision {
     F32,
     /// bf16 between layers and as operands of products; parameters, statistics, sums and the loss in f32.
     Bf16,
+    /// The same with f16, for GPUs that have no bf16.
+    F16,
 }
 
 /// Update rules.
@@ -722,6 +724,7 @@ impl Config {
         Context::new().with_precision(match self.precision {
             Precision::F32 => simclr_ops::Precision::Full,
             Precision::Bf16 => simclr_ops::Precision::Bf16,
+            Precision::F16 => simclr_ops::Precision::F16,
         })
     }
 
@@ -750,10 +753,8 @@ fn parse<T: Copy>(flag: &str, found: &str, known: &[(&str, T)]) -> Result<T, Usa
 /// # Errors
 /// [`Usage`] for one that is unknown.
 pub(crate) fn precision(name: &str) -> Result<Precision, Usage> {
-    match name {
-        "f16" => Err(Usage("--precision is f16, which only GPUs have: f32 or bf16 are here".into())),
-        _ => parse("--precision", name, &[("f32", Precision::F32), ("bf16", Precision::Bf16)]),
-    }
+    let known = [("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)];
+    parse("--precision", name, &known)
 }
 
 /// The encoder of a flag.
@@ -865,8 +866,7 @@ mod tests {
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        assert!(precision("f16").unwrap_err().to_string().contains("only GPUs"));
-        assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32 or bf16"));
+        assert!(precision("f99").unwrap_err().to_string().contains("--precision is f99, expected f32 or bf16 or f16"));
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(crate) fn command(arguments: &Cs231nArguments, output: &Output) -> anyhow::R
     experiment.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(&experiment.training.device)?;
+    machine::must_compute_in(experiment.training.precision, &device)?;
     let place = Place::of(&experiment.training, None);
     let train = DataSet::Cifar10.train(place, experiment.subset, output)?.pictures;
     let test = DataSet::Cifar10.test(place, experiment.test_subset, output)?.context("CIFAR-10 has a test split")?;

@@ -5,7 +5,9 @@ use simclr_ops::product::Instructions;
 
 use crate::Ending;
 use crate::cli::DoctorArguments;
+use crate::config::Precision;
 use crate::output::Output;
+use crate::settings::flat_name;
 
 /// `simclr-train doctor`.
 pub(crate) fn command(arguments: &DoctorArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -24,14 +26,18 @@ pub(crate) fn command(arguments: &DoctorArguments, output: &Output) -> anyhow::R
     lines.extend(found);
     let chosen = crate::machine::device("auto")?;
     lines.push(format!("--device auto is {}", crate::machine::describe(&chosen)));
-    let precisions = ["f32", "bf16"];
-    lines.push(format!("--precision: {}", precisions.join(", ")));
+    let precisions = Precision::of(crate::machine::capability(&chosen)?);
+    lines.push(format!("--precision there: {}", names(precisions)));
     let object = json!({
         "version": env!("CARGO_PKG_VERSION"), "threads": threads, "cores": cores, "instructions": instructions, "cuda": cuda,
         "auto": crate::machine::name(&chosen), "precisions": precisions,
     });
     output.result(lines.join("\n"), &object);
     Ok(Ending::Done)
+}
+
+fn names(precisions: &[Precision]) -> String {
+    precisions.iter().map(flat_name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(feature = "cuda")]
@@ -57,15 +63,17 @@ mod gpu {
             let opened = cuda::open(gpu.number);
             let (major, minor) = gpu.capability;
             let capability = format!("{major}.{minor}");
+            let precisions = Precision::of(Some(gpu.capability));
             let (device, free, all) = (format!("cuda:{}", gpu.number), gpu.free >> 20, gpu.memory >> 20);
             devices.push(json!({
                 "device": device, "name": gpu.name, "compute_capability": capability, "memory_mib": all, "free_mib": free,
-                "ready": opened.is_ok(),
+                "precisions": precisions, "ready": opened.is_ok(),
             }));
             let usable = opened.map_or_else(|error| error.to_string(), |_| "ready".to_owned());
-            let name = gpu.name;
-            lines
-                .push(format!("{device}: {name}, compute capability {capability}, {free} of {all} MiB free, {usable}"));
+            let (name, precisions) = (gpu.name, names(precisions));
+            lines.push(format!(
+                "{device}: {name}, compute capability {capability} ({precisions}), {free} of {all} MiB free, {usable}"
+            ));
         }
         let built_for = format!("{whole}{tenths}");
         let object = json!({ "built_for": built_for, "cudnn": cudnn, "driver": driver.ok(), "devices": devices });

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use simclr_data::{DeviceSet, Loader, Pictures};
 use simclr_model::Model;
 
-use crate::config::{Config, Precision};
+use crate::config::Config;
 use crate::machine;
 use crate::output::Output;
 
@@ -85,10 +85,7 @@ impl Feed {
         output: &Output,
     ) -> anyhow::Result<Self> {
         let Some(free) = machine::free_memory(device) else { return Ok(Self { loader, on_gpu: None }) };
-        let dtype = match config.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        };
+        let dtype = config.context().precision().map_dtype(DType::F32);
         let there = DeviceSet::upload(set, device, free as u64 / SHARE_OF_PICTURES)?;
         if let Some(why) = there.not_resident() {
             output.say(format!("every batch brings its pictures to the GPU, as they do not stay there: {why}"));

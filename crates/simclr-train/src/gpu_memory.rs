@@ -46,7 +46,7 @@ impl Need {
         let gb = |bytes: usize| bytes as f64 / 1e9;
         let (needed, free_gb, fits) = (gb(needed), gb(free), self.fits(free));
         let way_out = match fits {
-            0 | 1 => "a smaller model, --precision bf16 or another GPU may do".to_owned(),
+            0 | 1 => "a smaller model, --precision bf16 (or f16) or another GPU may do".to_owned(),
             _ => format!("--batch {fits} fits, and so does this batch with --chunk {}", chunk(batch, fits)),
         };
         bail!(
@@ -97,8 +97,10 @@ mod tests {
             let model = Model::new(&config, 0, DType::F32, &Device::Cpu, &ctx).unwrap();
             Need::of(&model, 32, 2)
         };
-        let (full, half) = (need(Precision::Full), need(Precision::Bf16));
-        assert_eq!(full.per_pair, 2 * half.per_pair);
-        assert!(full.fixed > half.fixed && half.fixed > WORKSPACE);
+        let full = need(Precision::Full);
+        for half in [Precision::Bf16, Precision::F16].map(need) {
+            assert_eq!(full.per_pair, 2 * half.per_pair);
+            assert!(full.fixed > half.fixed && half.fixed > WORKSPACE);
+        }
     }
 }

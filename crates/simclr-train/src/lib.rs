@@ -37,6 +37,7 @@ mod monitor;
 mod mosaic;
 mod output;
 mod page;
+mod precision;
 mod preset;
 mod pretrain;
 mod progress;

@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use candle_core::{Device, DeviceLocation};
 
 use crate::Usage;
+use crate::config::Precision;
 
 /// Sets the number of compute threads, once, before anything computes.
 ///
@@ -55,6 +56,23 @@ pub(crate) fn training_device(name: &str, alone: bool) -> anyhow::Result<Device>
     }
 }
 
+/// # Errors
+/// [`Usage`] if `device` does not compute in `precision`; if its driver does not answer.
+pub(crate) fn must_compute_in(precision: Precision, device: &Device) -> anyhow::Result<()> {
+    Ok(precision.must_be_of(&describe(device), capability(device)?)?)
+}
+
+/// The compute capability of a GPU, as `(9, 0)`; none for the CPU.
+///
+/// # Errors
+/// If its driver does not answer.
+pub(crate) fn capability(device: &Device) -> anyhow::Result<Option<(u32, u32)>> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => gpu::capability(gpu_id).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The name of a device in figures and messages: `cpu`, or `cuda:N`.
 pub(crate) fn name(device: &Device) -> String {
     match device.location() {
@@ -102,6 +120,10 @@ mod gpu {
         Ok(cuda::open(number)?)
     }
 
+    pub(super) fn capability(number: usize) -> anyhow::Result<(u32, u32)> {
+        Ok(cuda::gpu(number)?.capability)
+    }
+
     pub(super) fn describe(number: usize) -> String {
         cuda::gpu(number).map_or_else(|_| format!("GPU {number}"), |gpu| format!("{} (GPU {number})", gpu.name))
     }
@@ -119,8 +141,14 @@ mod gpu {
 mod gpu {
     use super::{Device, bail};
 
+    const MISSING: &str = "this build has no CUDA: build it with `cargo run -p simclr-train --features cuda`";
+
     pub(super) fn open(_: usize) -> anyhow::Result<Device> {
-        bail!("this build has no CUDA: build it with `cargo run -p simclr-train --features cuda`");
+        bail!(MISSING);
+    }
+
+    pub(super) fn capability(_: usize) -> anyhow::Result<(u32, u32)> {
+        bail!(MISSING);
     }
 
     pub(super) fn describe(number: usize) -> String {

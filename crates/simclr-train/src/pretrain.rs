@@ -203,6 +203,7 @@ impl Opening<'_> {
         let Self { config, given, resumed, ranks } = self;
         machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
         let device = machine::training_device(&config.device, ranks.is_alone())?;
+        machine::must_compute_in(config.precision, &device)?;
         let place = Place::of(&config, arguments.data.cache.as_deref());
         let open = || -> anyhow::Result<_> {
             Ok((config.data.train(place, config.subset, output)?, config.data.test(place, None, output)?))

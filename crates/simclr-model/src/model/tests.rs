@@ -54,31 +54,63 @@ fn the_head_follows_its_settings() {
     assert!(!deep.contains(&"g.3.bias".to_owned()), "{deep:?}");
 }
 
-#[test]
-fn bf16_follows_f32() {
+/// The cosines of embeddings, of all gradients and of the frozen encoder's features in another precision with those in f32 on the CPU,
+/// from the same start.
+fn beside_f32(precision: Precision, device: &Device) -> [f64; 3] {
     let config = ModelConfig { width: 16, ..ModelConfig::new(Arch::ResNet18) };
     let views = [7, 8].map(|seed| random(&[16, 3, 16, 16], seed).to_dtype(DType::F32).unwrap());
-    let run = |precision: Precision| {
+    let run = |precision: Precision, device: &Device| {
         let ctx = Context::new().with_precision(precision);
-        let model = Model::new(&config, 1, DType::F32, &Device::Cpu, &ctx).unwrap();
+        let model = Model::new(&config, 1, DType::F32, device, &ctx).unwrap();
         let [left, right] = [0, 1].map(|i| model.forward_t(&views[i], true).unwrap().1);
         assert_eq!(left.dtype(), DType::F32);
         let loss = (&left * &right).unwrap().sum_all().unwrap();
         let gradients = model.backward(&loss).unwrap();
-        let of = |(_, var): &(String, Var)| gradients.get(var).unwrap().to_dtype(DType::F64).unwrap();
-        (numbers(&left), model.parameters().iter().map(of).collect::<Vec<_>>())
+        let of = |(_, var): &(String, Var)| numbers(gradients.get(var).unwrap());
+        let features = model.freeze().features(&views[0]).unwrap();
+        [numbers(&left), model.parameters().iter().flat_map(of).collect(), numbers(&features)]
     };
-    let [(full, full_gradients), (half, half_gradients)] = [Precision::Full, Precision::Bf16].map(run);
-    assert!(full != half, "bf16 changes nothing");
-    let cosine = |a: &[f64], b: &[f64]| {
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-    };
-    assert!(cosine(&full, &half) > 0.995, "embeddings: {}", cosine(&full, &half));
-    let all = |gradients: &[Tensor]| gradients.iter().flat_map(numbers).collect::<Vec<_>>();
-    let similarity = cosine(&all(&full_gradients), &all(&half_gradients));
+    let (full, half) = (run(Precision::Full, &Device::Cpu), run(precision, device));
+    assert!(full != half, "{precision:?} changes nothing");
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    [0, 1, 2].map(|i| dot(&full[i], &half[i]) / (dot(&full[i], &full[i]) * dot(&half[i], &half[i])).sqrt())
+}
+
+#[test]
+fn bf16_follows_f32() {
+    let [embeddings, gradients, features] = beside_f32(Precision::Bf16, &Device::Cpu);
+    assert!(embeddings > 0.995 && features > 0.995, "embeddings: {embeddings}, features: {features}");
     // At the start of training gradients of bf16 are rough: PyTorch's autocast has 0.94 here too.
-    assert!(similarity > 0.9, "gradients: {similarity}");
+    assert!(gradients > 0.9, "gradients: {gradients}");
+}
+
+#[test]
+fn f16_is_for_gpus() {
+    let ctx = Context::new().with_precision(Precision::F16);
+    let model = Model::new(&tiny(Arch::ResNet18), 1, DType::F32, &Device::Cpu, &ctx).unwrap();
+    assert_eq!(model.map_dtype(), DType::F16);
+    let pictures = random(&[2, 3, 8, 8], 7).to_dtype(DType::F32).unwrap();
+    for refused in [model.forward_t(&pictures, true).map(drop), model.freeze().features(&pictures).map(drop)] {
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("x has elements of type F16, expected f32, f64 or bf16"), "{message}");
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn precisions_on_cuda_follow_f32() {
+    use std::io::Write as _;
+    let device = match Device::new_cuda(0) {
+        Ok(device) => device,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "!! SKIPPED a model on a GPU: there is none here ({error})");
+            return;
+        }
+    };
+    for (precision, least) in [(Precision::Bf16, [0.995, 0.9, 0.995]), (Precision::F16, [0.9999, 0.98, 0.9999])] {
+        let cosines = beside_f32(precision, &device);
+        assert!(cosines.iter().zip(least).all(|(cosine, least)| *cosine > least), "{precision:?}: {cosines:?}");
+    }
 }
 
 #[test]

@@ -196,7 +196,8 @@ pub struct Gradients {
 /// Batch norm with the statistics of this batch, which are returned for the running ones.
 ///
 /// # Shapes
-/// `x`: `[…, c]`, contiguous; `weight`, `bias`: `[c]`; `residual`: as `x`; one float type, or bf16 maps with f32 parameters.
+/// `x`: `[…, c]`, contiguous; `weight`, `bias`: `[c]`; `residual`: as `x`; one float type, or maps of bf16 (or, on a GPU, of f16) with
+/// f32 parameters.
 /// Returns the shape of `x`.
 ///
 /// # Errors

@@ -191,8 +191,9 @@ fn problem(g: &Geometry, dtype: DType) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{close, gpu, on_both, random};
-    use crate::conv2d::{self, Window};
+    use crate::check::{MAPS, close, gpu, on_both, random, rounded_on_both};
+    use crate::context::Precision;
+    use crate::conv2d::{self, Folded, Threads, Window};
 
     /// What rounding of inputs and outputs to the type of the maps may change, relative to 1 + the number.
     fn tolerance(dtype: DType, terms: usize) -> f64 {
@@ -209,14 +210,16 @@ mod tests {
         let Some(device) = gpu() else { return };
         let windows =
             [Window { stride: 1, padding: 1 }, Window { stride: 2, padding: 1 }, Window { stride: 2, padding: 0 }];
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in MAPS {
             for (dims, [c_out, kernel]) in
                 [([2, 5, 7, 3], [8, 3]), ([3, 8, 8, 16], [33, 1]), ([1, 9, 9, 31], [8, 3]), ([2, 7, 7, 8], [16, 3])]
             {
                 for window in windows {
                     let ctx = Context::new();
                     let [x, x_there] = on_both(&dims, 1, dtype, &device);
-                    let [w, w_there] = on_both(&[c_out, dims[3], kernel, kernel], 2, DType::F32, &device);
+                    // Weights that the type of the maps keeps as they are: the CPU rounds to no f16.
+                    let [w, w_there] = on_both(&[c_out, dims[3], kernel, kernel], 2, dtype, &device)
+                        .map(|w| w.to_dtype(DType::F32).unwrap());
                     let (want, saved) = conv2d::forward(&ctx, &x, &w, window).unwrap();
                     let (y, saved_there) = conv2d::forward(&ctx, &x_there, &w_there, window).unwrap();
                     let what = format!("{dims:?} {c_out} {kernel} {window:?} {dtype:?}");
@@ -236,6 +239,42 @@ mod tests {
                     close(&got.unwrap().x.unwrap(), &want.x.unwrap(), tolerance(dtype, terms), &format!("sum {what}"));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_frozen_one_is_that_of_the_cpu() {
+        let Some(device) = gpu() else { return };
+        let window = Window { stride: 2, padding: 1 };
+        let [scale, shift] = [0.5, -0.25].map(|first| (0..16).map(|c| first + 0.03 * f64::from(c)).collect::<Vec<_>>());
+        for (dtype, precision) in MAPS.into_iter().zip([Precision::Full, Precision::Bf16, Precision::F16]) {
+            let [x, x_there] = on_both(&[2, 7, 7, 8], 1, dtype, &device);
+            // Outputs of about 1, from weights that are kept as they are.
+            let weights = rounded_on_both(&(random(&[16, 8, 3, 3], 2) * 0.1).unwrap(), dtype, &device);
+            let [w, w_there] = weights.map(|w| w.to_dtype(DType::F32).unwrap());
+            let [r, r_there] = on_both(&[2, 4, 4, 16], 3, dtype, &device);
+            let frozen = |precision, w: &Tensor| {
+                Folded::new(&Context::new().with_precision(precision), w, window, &scale, &shift, [7; 2]).unwrap()
+            };
+            let [x, r] = [x, r].map(|t| t.to_dtype(DType::F32).unwrap());
+            let (wide, there) = (frozen(Precision::Full, &w), frozen(precision, &w_there));
+            for (residual, residual_there, relu) in [(None, None, false), (Some(&r), Some(&r_there), true)] {
+                let want = wide.forward(&x, residual, relu, Threads::All).unwrap();
+                let got = there.forward(&x_there, residual_there, relu, Threads::All).unwrap();
+                assert_eq!(got.dtype(), dtype);
+                close(&got, &want, tolerance(dtype, 8 * 9), &format!("{dtype:?}, relu {relu}"));
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_are_rounded_as_on_the_cpu() {
+        let Some(device) = gpu() else { return };
+        let [pictures, there] = on_both(&[2, 3, 5, 7], 1, DType::F32, &device);
+        for dtype in MAPS {
+            let [want, got] = [&pictures, &there].map(|pictures| conv2d::channels_last(pictures, dtype).unwrap());
+            assert_eq!(got.dtype(), dtype);
+            close(&got, &want, 0.0, &format!("{dtype:?}"));
         }
     }
 

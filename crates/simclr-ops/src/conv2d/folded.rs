@@ -1,8 +1,8 @@
 //! Convolution with a batch norm folded into it, for inference.
 
-use candle_core::Tensor;
 #[cfg(feature = "cuda")]
-use candle_core::{DType, Device};
+use candle_core::Device;
+use candle_core::Tensor;
 use num_traits::Zero;
 use rayon::prelude::*;
 
@@ -10,11 +10,11 @@ use super::cpu::Bank;
 #[cfg(feature = "cuda")]
 use super::cuda::Frozen;
 use super::{Geometry, OP, Window, reference};
-use crate::context::{Context, Form, Precision};
+use crate::context::{Context, Form};
 use crate::element::{Stored, narrow, wide};
 use crate::error::OpsError;
 use crate::simd::simd;
-use crate::storage::{FloatType, dispatch_stored, elements, float_type, stored_type, tensor, written};
+use crate::storage::{FloatType, dispatch_stored, elements, stored_type, tensor, written};
 
 /// `relu(conv2d(x, weight) · scale + shift + residual)` per output channel, residual and ReLU each optional, with weights made ready for
 /// many batches.
@@ -78,12 +78,9 @@ impl Folded {
             let expected = format!("[{}, …] for as many scales, and {} shifts", scale.len(), shift.len());
             return Err(OpsError::shape(OP, "weight", weight, expected));
         }
+        let dtype = ctx.precision().map_dtype(weight.dtype());
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = weight.device() {
-            let dtype = match ctx.precision() {
-                Precision::Full => weight.dtype(),
-                Precision::Bf16 => DType::BF16,
-            };
             let ready = Box::new(OnGpu(ctx.clone(), Frozen::new(device, weight, dtype, scale, shift)?));
             return Ok(Self {
                 ctx: ctx.clone(),
@@ -94,11 +91,7 @@ impl Folded {
                 ready,
             });
         }
-        let float_type = match ctx.precision() {
-            Precision::Full => float_type(OP, "weight", weight)?,
-            Precision::Bf16 => FloatType::BF16,
-        };
-        let ready = dispatch_stored!(float_type, ready(ctx, &g, weight, scale, shift))?;
+        let ready = dispatch_stored!(FloatType::of_map(OP, "x", dtype)?, ready(ctx, &g, weight, scale, shift))?;
         Ok(Self { ctx: ctx.clone(), weight: weight.clone(), window, size, size_out: [g.h_out, g.w_out], ready })
     }
 
@@ -252,6 +245,7 @@ mod tests {
     use super::*;
     use crate::batch_norm::{self, BatchNorm};
     use crate::check::{close, forms, random};
+    use crate::context::Precision;
 
     fn bits(t: &Tensor) -> Vec<u64> {
         let numbers = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();

@@ -98,7 +98,7 @@ pub struct Gradients {
 ///
 /// # Shapes
 /// `x`: `[n, h, w, c_in]`, contiguous; `weight`: `[c_out, c_in, k_h, k_w]` (PyTorch's order), contiguous; one float type,
-/// or a map of bf16 and weights of f32, which are rounded to bf16 and multiplied and summed in f32.
+/// or a map of bf16 (or, on a GPU, of f16) and weights of f32, which are rounded to its type and multiplied and summed in f32.
 /// Returns `[n, h_out, w_out, c_out]` with `h_out = (h + 2·padding - k_h) / stride + 1`.
 ///
 /// # Errors

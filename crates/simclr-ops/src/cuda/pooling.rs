@@ -107,7 +107,7 @@ fn sizes(pool: MaxPool, [h, w, c]: [usize; 3]) -> [Argument; 8] {
 mod tests {
     use candle_core::{DType, Tensor};
 
-    use crate::check::{close, gpu, on_both};
+    use crate::check::{MAPS, close, gpu, on_both};
     use crate::max_pool2d::MaxPool;
     use crate::{Context, global_avg_pool, max_pool2d};
 
@@ -117,7 +117,7 @@ mod tests {
     fn means_are_those_of_the_cpu() {
         let Some(device) = gpu() else { return };
         let ctx = Context::new();
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in MAPS {
             for dims in SHAPES {
                 let [x, there] = on_both(&dims, 1, dtype, &device);
                 let (want, saved) = global_avg_pool::forward(&ctx, &x).unwrap();
@@ -128,7 +128,12 @@ mod tests {
                 let want = global_avg_pool::backward(&ctx, &saved, &grad).unwrap();
                 let got = global_avg_pool::backward(&ctx, &saved_there, &grad_there).unwrap();
                 assert_eq!(got.dtype(), dtype);
-                close(&got, &want, if dtype == DType::F32 { 1e-7 } else { 1e-2 }, "gradient");
+                let tolerance = match dtype {
+                    DType::BF16 => 1e-2,
+                    DType::F16 => 1e-3,
+                    _ => 1e-7,
+                };
+                close(&got, &want, tolerance, "gradient");
             }
         }
     }
@@ -144,7 +149,7 @@ mod tests {
             MaxPool { kernel: 5, stride: 1, padding: 2 },
             MaxPool { kernel: 2, stride: 3, padding: 1 },
         ];
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in MAPS {
             for dims in SHAPES {
                 for pool in pools {
                     let [x, there] = on_both(&dims, 1, dtype, &device);
@@ -154,6 +159,7 @@ mod tests {
                     let [grad, grad_there] = on_both(want.dims(), 2, dtype, &device);
                     let want = max_pool2d::backward(&ctx, &saved, &grad).unwrap();
                     let got = max_pool2d::backward(&ctx, &saved_there, &grad_there).unwrap();
+                    let want = want.to_dtype(dtype).unwrap();
                     close(&got, &want, 0.0, &format!("gradient {dims:?} {pool:?} {dtype:?}"));
                 }
             }

@@ -28,6 +28,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     config.validate()?;
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    machine::must_compute_in(config.precision, &device)?;
     let opened = config.data.train(Place::of(&config, arguments.data.cache.as_deref()), config.subset, output)?;
     let config = config.fitted(Given { size: arguments.size.is_some(), ..Given::default() }, &opened)?;
     let train = opened.pictures;

@@ -20,6 +20,7 @@ pub(super) fn command(arguments: &BenchInferArguments, output: &Output) -> anyho
     let model_config = ModelConfig { width: arguments.model.width, ..ModelConfig::new(arch(&arguments.model.arch)?) };
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or("auto"))?;
+    machine::must_compute_in(config.precision, &device)?;
     let model = Model::new(&model_config, 0, DType::F32, &device, &config.context())?;
     let encoder = model.freeze();
     let pictures = pictures(arguments.batch, 0, &device)?;

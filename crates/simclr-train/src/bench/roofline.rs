@@ -146,7 +146,7 @@ pub(super) fn command(arguments: &BenchRooflineArguments, output: &Output) -> an
     let layers = model.layers(size, size);
     let (width, rates) = match precision {
         Precision::F32 => (4.0, Chip { products: chip.products_f32, ..chip }),
-        Precision::Bf16 => (2.0, chip),
+        Precision::Bf16 | Precision::F16 => (2.0, chip),
     };
     let step = Step {
         layers: &layers,

@@ -37,6 +37,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
     at_least_one("--steps", arguments.steps)?;
     machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
     let device = machine::training_device(arguments.machine.device.as_deref().unwrap_or("auto"), ranks.is_alone())?;
+    machine::must_compute_in(config.precision, &device)?;
     Ok((config, device))
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct BenchModelArguments {
     /// Channels of the encoder's first layer
     #[arg(long, default_value_t = 64)]
     pub(crate) width: usize,
-    /// Number format of activations and of the operands of products: f32 or bf16
+    /// Number format of activations and of the operands of products: f32, bf16, or f16 for GPUs that have no bf16
     #[arg(long, default_value = "f32")]
     pub(crate) precision: String,
 }

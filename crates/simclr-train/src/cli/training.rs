@@ -79,7 +79,7 @@ pub(crate) struct PretrainArguments {
     /// Of several processes: whether batch norm is over the pictures of all of them, or of each by itself [default: true]
     #[arg(long, value_name = "BOOL", help_heading = "Training")]
     pub(crate) sync_bn: Option<bool>,
-    /// Number format of activations and of the operands of products: f32 or bf16 [default: f32]
+    /// Number format of activations and of the operands of products: f32, bf16, or f16 for GPUs that have no bf16 [default: f32]
     #[arg(long, value_name = "FORMAT", help_heading = "Training")]
     pub(crate) precision: Option<String>,
     /// What initial values, order and augmentation are drawn from [default: 0]

@@ -30,6 +30,7 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     let alone = Ranks::alone();
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or(&config.device))?;
+    machine::must_compute_in(config.precision, &device)?;
     // Only read: somebody may be training it.
     let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
         bail!("{}: the run has no checkpoint yet, and a report is about one", path.display());
