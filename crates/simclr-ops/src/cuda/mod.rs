@@ -11,6 +11,7 @@ use crate::error::OpsError;
 
 mod choice;
 mod convolution;
+mod descriptors;
 mod device;
 mod elementwise;
 mod kernels;
@@ -28,22 +29,31 @@ pub use device::{DeviceError, Gpu, built_for, cudnn_version, driver_version, gpu
 
 /// cuDNN on every device that a context and its clones have met: it is made ready when the first convolution comes.
 #[derive(Debug, Default)]
-pub(crate) struct Gpus(Mutex<Vec<(DeviceId, Arc<Convolutions>)>>);
+pub(crate) struct Gpus {
+    /// Whether algorithms are measured.
+    measures: bool,
+    known: Mutex<Vec<(DeviceId, Arc<Convolutions>)>>,
+}
 
 impl Gpus {
+    /// Where algorithms are measured.
+    pub(crate) fn measuring() -> Self {
+        Self { measures: true, ..Self::default() }
+    }
+
     pub(crate) fn convolutions(&self, device: &CudaDevice) -> Result<Arc<Convolutions>, OpsError> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, convolutions)) = known.iter().find(|(id, _)| *id == device.id()) {
             return Ok(convolutions.clone());
         }
-        let convolutions = Arc::new(Convolutions::new(device)?);
+        let convolutions = Arc::new(Convolutions::new(device, self.measures)?);
         known.push((device.id(), convolutions.clone()));
         Ok(convolutions)
     }
 
     /// The algorithms chosen so far, a line for every problem.
     pub(crate) fn choices(&self) -> Vec<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().flat_map(|(_, convolutions)| convolutions.choices()).collect()
     }
 }
