@@ -22,6 +22,7 @@ fn every_benchmark_has_its_fields() {
         "batch",
         "chunk",
         "device",
+        "fast",
         "gflops",
         "pairs_per_s",
         "peak_mib",

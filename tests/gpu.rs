@@ -78,6 +78,53 @@ fn a_run_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn a_fast_run_says_what_it_measured_and_goes_on() {
+    if !has_gpu("a_fast_run_says_what_it_measured_and_goes_on") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let said = |typed: &str| {
+        let ended = run(typed);
+        assert_eq!(ended.status, Some(0), "{typed}\n{}", ended.stderr);
+        let of_fast = ended.stderr.lines().filter(|line| line.contains("--fast"));
+        of_fast.map(str::to_owned).collect::<Vec<_>>().join("\n")
+    };
+    let (fast, plain) = (at("fast"), at("plain"));
+    let algorithms = |run: &Path| std::fs::read_to_string(run.join("algorithms.txt")).unwrap();
+    // Past the end of the first epoch, where algorithms are kept.
+    let told = said(&format!("{SMALL} --lr 1e-5 --device cuda --fast --max-steps 9 --run {}", fast.display()));
+    assert!(told.contains("are measured on this GPU") && told.contains("not repeat to the bit"), "{told}");
+    assert!(std::fs::read_to_string(fast.join("config.toml")).unwrap().contains("fast = true"));
+    let before = algorithms(&fast);
+    assert!(before.lines().all(|line| line.contains(", measured ")), "{before}");
+    let resumed = run(&format!("pretrain --run {} --resume", fast.display()));
+    assert_eq!(resumed.status, Some(0), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("--fast") && !resumed.stderr.contains("other algorithms"), "{}", resumed.stderr);
+    let after = algorithms(&fast);
+    let problems =
+        |text: &str| text.lines().map(|line| line.rsplit_once(": ").unwrap().0.to_owned()).collect::<Vec<_>>();
+    assert!(problems(&before).iter().all(|problem| problems(&after).contains(problem)), "{before}\n{after}");
+    let mut once = problems(&after);
+    once.dedup();
+    assert_eq!(once, problems(&after), "a problem has two algorithms");
+
+    assert_eq!(said(&format!("{SMALL} --lr 1e-5 --device cuda --run {}", plain.display())), "");
+    assert!(!algorithms(&plain).contains("measured"));
+    assert_eq!((losses(&fast).len(), losses(&plain).len()), (16, 16));
+    for (fast, plain) in losses(&fast).iter().zip(&losses(&plain)) {
+        assert!((fast - plain).abs() < 1e-2 * plain, "{fast} and {plain}");
+    }
+    if result("doctor")["cuda"]["devices"][0]["name"] == "stand-in" {
+        assert!(before != after && after.contains("not deterministic"), "{before}\n{after}");
+    }
+    let told = said(&format!("{SMALL} --device cpu --fast --max-steps 1 --run {}", at("cpu").display()));
+    assert_eq!(told, "--fast has no effect on the CPU: it measures the convolutions of a GPU");
+    let refused = run(&format!("pretrain --run {} --resume --fast", plain.display()));
+    assert!(refused.status == Some(2) && refused.stderr.contains("fast is true, was false"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_step_waits_for_none_of_its_numbers() {
     let test = "a_step_waits_for_none_of_its_numbers";
     if !has_gpu(test) || result("doctor")["cuda"]["devices"][0]["name"] != "stand-in" {
@@ -185,7 +232,8 @@ fn benchmarks_say_where_they_ran() {
         return;
     }
     let model = "--arch resnet18 --width 4 --batch 4 --steps 1 --device cuda";
-    for command in ["step", "step --precision bf16", "infer", "infer --precision f16"] {
+    let commands = ["step", "step --precision bf16", "step --fast", "infer", "infer --precision f16"];
+    for command in commands {
         let object: Value = result(&format!("bench {command} {model}"));
         assert_eq!(object["device"], "cuda:0", "{command}");
     }

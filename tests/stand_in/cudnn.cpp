@@ -2,12 +2,13 @@
 //
 // What the real library only recommends is a must here. Sizes must fit together, tensors must lie within an allocation of the device, the
 // workspace must be as large as was said, and is written all over. The first algorithm that the heuristics offer for a gradient gives
-// other bits every time, by one in a thousand: callers that do not look at its determinism are found out. Where the caller allows TF32,
-// factors are rounded to it.
+// other bits every time, by one in a thousand: callers that do not look at its determinism are found out. So does the one that is measured
+// to be the fastest, for which the output is left full of NaN. Where the caller allows TF32, factors are rounded to it.
 #include <cudnn.h>
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <mutex>
 
 #include "numbers.hpp"
@@ -140,6 +141,26 @@ bool overlap(const Tensor &a, const void *a_numbers, const Tensor &b, const void
     return from_a < from_b + b.bytes() && from_b < from_a + a.bytes();
 }
 
+// A tensor where its numbers are.
+struct Placed {
+    const char *name;
+    const Tensor *form;
+    const void *numbers;
+};
+
+// Whether all are there, and the output lies over neither of the others.
+bool are_apart(const char *function, Placed output, Placed a, Placed b) {
+    for (const Placed &one : {a, b, output}) {
+        if (!is_there(function, one.name, *one.form, one.numbers)) return false;
+    }
+    for (const Placed &one : {a, b}) {
+        if (!overlap(*one.form, one.numbers, *output.form, output.numbers)) continue;
+        cuStandInSay(function, "%s lies over %s", output.name, one.name);
+        return false;
+    }
+    return true;
+}
+
 // Takes the workspace, as the real library does.
 bool take_workspace(const char *function, size_t needed, void *workspace, size_t bytes) {
     if (needed == 0) return true;
@@ -159,6 +180,8 @@ struct Algorithm {
     bool is_supported, is_deterministic;
     // Bytes of workspace: so many, and so many for every number of w.
     size_t fixed, per_weight;
+    // What it is measured to take.
+    float milliseconds;
 
     size_t workspace(const Tensor &w) const {
         return fixed + per_weight * size_t(w.sizes[0]) * w.sizes[1] * w.sizes[2] * w.sizes[3];
@@ -167,20 +190,20 @@ struct Algorithm {
 
 // As the heuristics offer them, best first.
 constexpr Algorithm FORWARD[] = {
-    {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, true, true, 1024, 0},
-    {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM, true, true, 0, 0},
-    {CUDNN_CONVOLUTION_FWD_ALGO_FFT, false, true, 0, 0},
+    {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, true, true, 1024, 0, 0.8f},
+    {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM, true, true, 0, 0, 0.4f},
+    {CUDNN_CONVOLUTION_FWD_ALGO_FFT, false, true, 0, 0, 0.1f},
 };
 constexpr Algorithm DATA[] = {
-    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_0, true, false, 0, 0},
-    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_1, true, true, 512, 4},
-    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD, false, true, 0, 0},
+    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_0, true, false, 0, 0, 0.4f},
+    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_1, true, true, 512, 4, 0.8f},
+    {CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD, false, true, 0, 0, 0.1f},
 };
 constexpr Algorithm FILTER[] = {
-    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0, true, false, 0, 0},
-    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1, true, true, 256, 4},
-    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3, true, false, 128, 0},
-    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT, false, true, 0, 0},
+    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0, true, false, 0, 0, 0.8f},
+    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1, true, true, 256, 4, 1.6f},
+    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3, true, false, 128, 0, 0.4f},
+    {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT, false, true, 0, 0, 0.1f},
 };
 
 template <size_t N>
@@ -221,15 +244,15 @@ cudnnStatus_t workspace_of(const char *function, const Algorithm (&algorithms)[N
     return CUDNN_STATUS_SUCCESS;
 }
 
-// A factor for what gives other bits every time.
-double noise() {
+// A factor for what is another number every time, 1 but for as much as `most`.
+double noise(double most) {
     static std::mutex lock;
     static uint64_t state = uint64_t(std::chrono::steady_clock::now().time_since_epoch().count()) | 1;
     std::lock_guard guard(lock);
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    return 1 + 1e-3 * (double(state >> 11) * 0x1p-52 - 1);
+    return 1 + most * (double(state >> 11) * 0x1p-52 - 1);
 }
 
 // ---- Numbers of a tensor, as T
@@ -279,10 +302,43 @@ template <class T>
 void scatter(const Tensor &tensor, void *numbers, int n, const T *from, T alpha, T beta, bool is_noisy) {
     for_each(tensor, n, [&](size_t packed, size_t at) {
         T number = alpha * from[packed];
-        if (is_noisy) number = T(number * noise());
+        if (is_noisy) number = T(number * noise(1e-3));
         if (beta != T(0)) number += beta * read<T>(tensor, numbers, at);
         write(tensor, numbers, at, number);
     });
+}
+
+// ---- Measuring
+
+// Offers all algorithms by the time that they take, which is another every time, each with the way to multiply that the caller set and
+// with the default one, which is faster and rounds f32 to TF32. What needs more workspace than there is comes last, with what is not
+// supported. The output is NaN afterwards.
+template <size_t N, class Perf>
+cudnnStatus_t measure(const char *function, const Algorithm (&algorithms)[N], const Tensor &w, cudnnMathType_t math, const Tensor &output,
+                      void *numbers, int requested, int *returned, Perf *perf, void *workspace, size_t bytes) {
+    if (bytes && !take_workspace(function, bytes, workspace, bytes)) return CUDNN_STATUS_BAD_PARAM;
+    Perf all[2 * N];
+    int count;
+    if (const cudnnStatus_t status = offer(function, algorithms, w, math, N, &count, all)) return status;
+    if (const cudnnStatus_t status = offer(function, algorithms, w, CUDNN_DEFAULT_MATH, N, &count, all + N)) return status;
+    if (requested < 1 || !returned || !perf) {
+        cuStandInSay(function, "there is no room for an answer");
+        return CUDNN_STATUS_BAD_PARAM;
+    }
+    for (size_t i = 0; i < 2 * N; ++i) {
+        if (all[i].status == CUDNN_STATUS_SUCCESS && all[i].memory > bytes) all[i].status = CUDNN_STATUS_ALLOC_FAILED;
+        if (all[i].status != CUDNN_STATUS_SUCCESS) continue;
+        all[i].time = float(algorithms[i % N].milliseconds * noise(0.1)) * (i < N ? 1.0f : 0.5f);
+    }
+    std::sort(all, all + 2 * N, [](const Perf &a, const Perf &b) {
+        return a.status == CUDNN_STATUS_SUCCESS && (b.status != CUDNN_STATUS_SUCCESS || a.time < b.time);
+    });
+    *returned = std::min(requested, int(2 * N));
+    std::copy_n(all, *returned, perf);
+    for (int n = 0; n < output.sizes[0]; ++n) {
+        for_each(output, n, [&](size_t, size_t at) { write(output, numbers, at, std::numeric_limits<float>::quiet_NaN()); });
+    }
+    return CUDNN_STATUS_SUCCESS;
 }
 
 // ---- Convolutions: one image at a time, as products of matrices.
@@ -649,6 +705,45 @@ cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t handl
     return status ? status : workspace_of(function, FILTER, algorithm, *dw, bytes);
 }
 
+// ---- Measuring
+
+cudnnStatus_t cudnnFindConvolutionForwardAlgorithmEx(cudnnHandle_t handle, const cudnnTensorDescriptor_t x_form, const void *x,
+                                                     const cudnnFilterDescriptor_t w_form, const void *w,
+                                                     const cudnnConvolutionDescriptor_t window, const cudnnTensorDescriptor_t y_form,
+                                                     void *y, const int requested, int *returned, cudnnConvolutionFwdAlgoPerf_t *perf,
+                                                     void *workspace, size_t bytes) {
+    const char *function = "cudnnFindConvolutionForwardAlgorithmEx";
+    if (const cudnnStatus_t status = check(function, handle, x_form, w_form, y_form, window)) return status;
+    cuStandInCount(function);
+    if (!are_apart(function, {"y", y_form, y}, {"x", x_form, x}, {"w", w_form, w})) return CUDNN_STATUS_BAD_PARAM;
+    return measure(function, FORWARD, *w_form, window->math, *y_form, y, requested, returned, perf, workspace, bytes);
+}
+
+cudnnStatus_t cudnnFindConvolutionBackwardDataAlgorithmEx(cudnnHandle_t handle, const cudnnFilterDescriptor_t w_form, const void *w,
+                                                          const cudnnTensorDescriptor_t dy_form, const void *dy,
+                                                          const cudnnConvolutionDescriptor_t window, const cudnnTensorDescriptor_t dx_form,
+                                                          void *dx, const int requested, int *returned,
+                                                          cudnnConvolutionBwdDataAlgoPerf_t *perf, void *workspace, size_t bytes) {
+    const char *function = "cudnnFindConvolutionBackwardDataAlgorithmEx";
+    if (const cudnnStatus_t status = check(function, handle, dx_form, w_form, dy_form, window)) return status;
+    cuStandInCount(function);
+    if (!are_apart(function, {"dx", dx_form, dx}, {"dy", dy_form, dy}, {"w", w_form, w})) return CUDNN_STATUS_BAD_PARAM;
+    return measure(function, DATA, *w_form, window->math, *dx_form, dx, requested, returned, perf, workspace, bytes);
+}
+
+cudnnStatus_t cudnnFindConvolutionBackwardFilterAlgorithmEx(cudnnHandle_t handle, const cudnnTensorDescriptor_t x_form, const void *x,
+                                                            const cudnnTensorDescriptor_t dy_form, const void *dy,
+                                                            const cudnnConvolutionDescriptor_t window,
+                                                            const cudnnFilterDescriptor_t dw_form, void *dw, const int requested,
+                                                            int *returned, cudnnConvolutionBwdFilterAlgoPerf_t *perf, void *workspace,
+                                                            size_t bytes) {
+    const char *function = "cudnnFindConvolutionBackwardFilterAlgorithmEx";
+    if (const cudnnStatus_t status = check(function, handle, x_form, dw_form, dy_form, window)) return status;
+    cuStandInCount(function);
+    if (!are_apart(function, {"dw", dw_form, dw}, {"x", x_form, x}, {"dy", dy_form, dy})) return CUDNN_STATUS_BAD_PARAM;
+    return measure(function, FILTER, *dw_form, window->math, *dw_form, dw, requested, returned, perf, workspace, bytes);
+}
+
 // ---- Convolutions
 
 cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void *alpha, const cudnnTensorDescriptor_t x_form, const void *x,
@@ -660,12 +755,8 @@ cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void *alpha, c
     cuStandInCount(function);
     const Algorithm *algorithm = find(function, FORWARD, number);
     if (!algorithm) return CUDNN_STATUS_NOT_SUPPORTED;
-    if (!is_there(function, "x", *x_form, x) || !is_there(function, "w", *w_form, w) || !is_there(function, "y", *y_form, y) ||
+    if (!are_apart(function, {"y", y_form, y}, {"x", x_form, x}, {"w", w_form, w}) ||
         !take_workspace(function, algorithm->workspace(*w_form), workspace, bytes)) {
-        return CUDNN_STATUS_BAD_PARAM;
-    }
-    if (overlap(*x_form, x, *y_form, y) || overlap(*w_form, w, *y_form, y)) {
-        cuStandInSay(function, "y lies over x or w");
         return CUDNN_STATUS_BAD_PARAM;
     }
     const Problem problem{*x_form, *y_form, *w_form, *window};
@@ -684,12 +775,8 @@ cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, const void *alp
     cuStandInCount(function);
     const Algorithm *algorithm = find(function, DATA, number);
     if (!algorithm) return CUDNN_STATUS_NOT_SUPPORTED;
-    if (!is_there(function, "w", *w_form, w) || !is_there(function, "dy", *dy_form, dy) || !is_there(function, "dx", *dx_form, dx) ||
+    if (!are_apart(function, {"dx", dx_form, dx}, {"dy", dy_form, dy}, {"w", w_form, w}) ||
         !take_workspace(function, algorithm->workspace(*w_form), workspace, bytes)) {
-        return CUDNN_STATUS_BAD_PARAM;
-    }
-    if (overlap(*dy_form, dy, *dx_form, dx) || overlap(*w_form, w, *dx_form, dx)) {
-        cuStandInSay(function, "dx lies over dy or w");
         return CUDNN_STATUS_BAD_PARAM;
     }
     const Problem problem{*dx_form, *dy_form, *w_form, *window};
@@ -712,12 +799,8 @@ cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, const void *a
     cuStandInCount(function);
     const Algorithm *algorithm = find(function, FILTER, number);
     if (!algorithm) return CUDNN_STATUS_NOT_SUPPORTED;
-    if (!is_there(function, "x", *x_form, x) || !is_there(function, "dy", *dy_form, dy) || !is_there(function, "dw", *dw_form, dw) ||
+    if (!are_apart(function, {"dw", dw_form, dw}, {"x", x_form, x}, {"dy", dy_form, dy}) ||
         !take_workspace(function, algorithm->workspace(*dw_form), workspace, bytes)) {
-        return CUDNN_STATUS_BAD_PARAM;
-    }
-    if (overlap(*x_form, x, *dw_form, dw) || overlap(*dy_form, dy, *dw_form, dw)) {
-        cuStandInSay(function, "dw lies over x or dy");
         return CUDNN_STATUS_BAD_PARAM;
     }
     const Problem problem{*x_form, *dy_form, *dw_form, *window};

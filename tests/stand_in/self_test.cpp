@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -227,10 +228,28 @@ void convolution(const Case &c) {
     EXPECT(forward(pointer<void>(workspace), bytes) == CUDNN_STATUS_SUCCESS);
     EXPECT(download<float>(on_y, y.size()) == y);
 
+    // Measuring runs all that have the workspace, the fastest first, and leaves nothing of y, and x as it was.
+    cudnnConvolutionFwdAlgoPerf_t measured[8];
+    int count;
+    const auto measure = [&](void *out, size_t size) {
+        return cudnnFindConvolutionForwardAlgorithmEx(handle, x_form, pointer<float>(on_x), w_form, pointer<float>(on_w), window, y_form,
+                                                      out, 8, &count, measured, pointer<void>(workspace), size);
+    };
+    const auto ran = [&] {
+        return std::count_if(measured, measured + count, [](const auto &one) { return one.status == CUDNN_STATUS_SUCCESS; });
+    };
+    EXPECT(measure(pointer<float>(on_x), bytes) == CUDNN_STATUS_BAD_PARAM && measure(nullptr, bytes) == CUDNN_STATUS_BAD_PARAM);
+    EXPECT(measure(pointer<float>(on_y), bytes - 1) == CUDNN_STATUS_SUCCESS && ran() == 2);
+    EXPECT(measure(pointer<float>(on_y), bytes) == CUDNN_STATUS_SUCCESS && ran() == 4);
+    EXPECT(measured[0].algo == CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM && measured[0].mathType == CUDNN_DEFAULT_MATH);
+    EXPECT(measured[0].time > 0 && measured[0].time < measured[1].time);
+    const std::vector<float> left = download<float>(on_y, y.size());
+    EXPECT(std::all_of(left.begin(), left.end(), [](float number) { return std::isnan(number); }));
+    EXPECT(download<float>(on_x, x.size()) == x && download<float>(on_w, w.size()) == w);
+
     // The first algorithm that is offered is not deterministic, and shows it.
     cudnnConvolutionBwdDataAlgoPerf_t data[4];
     cudnnConvolutionBwdFilterAlgoPerf_t filter[4];
-    int count;
     EXPECT(!cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, w_form, y_form, window, x_form, 4, &count, data) && count >= 2);
     EXPECT(!cudnnGetConvolutionBackwardFilterAlgorithm_v7(handle, x_form, y_form, window, w_form, 4, &count, filter) && count >= 2);
     for (int i = 0; i < 2; ++i) {

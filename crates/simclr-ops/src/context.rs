@@ -132,6 +132,17 @@ impl Context {
         Self { reduction, ..self }
     }
 
+    /// The same, with the algorithms of convolutions on a GPU measured, each on the first numbers that come: the fastest is taken, even
+    /// if it does not give the same bits every time. It shares nothing with the context that it was made of; a CPU knows no difference.
+    #[must_use]
+    pub fn with_measured_convolutions(self) -> Self {
+        Self {
+            #[cfg(feature = "cuda")]
+            gpus: Arc::new(crate::cuda::Gpus::measuring()),
+            ..self
+        }
+    }
+
     /// The same, with the time of every op recorded.
     #[must_use]
     pub fn with_profile(self, profile: Arc<Profile>) -> Self {
@@ -167,7 +178,8 @@ impl Context {
     }
 
     /// Which algorithms the convolutions on GPUs were given, in this context and its clones, a line for every problem, in order: runs with
-    /// the same lines give the same bits. Nothing where none has run.
+    /// the same lines give the same bits, unless one says that it is not deterministic. What was measured has its time. Nothing where
+    /// none has run.
     pub fn algorithms(&self) -> Vec<String> {
         #[cfg(feature = "cuda")]
         return self.gpus.choices();

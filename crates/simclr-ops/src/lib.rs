@@ -34,6 +34,10 @@ pub mod uploads;
 
 #[cfg(test)]
 mod check;
+// Choosing an algorithm takes no GPU: it is tested in builds without CUDA, too.
+#[cfg(all(test, not(feature = "cuda")))]
+#[path = "cuda/choice.rs"]
+mod choice;
 mod simd;
 
 pub use context::{Context, Form, Precision};

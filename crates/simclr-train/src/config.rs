@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use simclr_data::{Normalization, Recipe, TestTransform, TrainTransform};
 use simclr_model::{Arch, ModelConfig, Stem};
@@ -62,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) precision: Precision,
     /// Where it runs.
     pub(crate) device: String,
+    /// Whether convolutions on a GPU are the fastest that it was measured to have, even if they give other bits every time.
+    pub(crate) fast: bool,
     /// Weights to begin with, in place of random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) init: Option<PathBuf>,
@@ -234,6 +237,7 @@ impl Default for Config {
             sync_bn: true,
             precision: Precision::F32,
             device: "auto".into(),
+            fast: false,
             init: None,
             epochs: 100,
             batch: 128,
@@ -353,6 +357,7 @@ impl Config {
         self.decay_vectors = arguments.decay_vectors.or(self.decay_vectors);
         self.clip_norm = or(&arguments.clip_norm, self.clip_norm);
         self.skip_non_finite |= arguments.skip_non_finite;
+        self.fast |= arguments.fast;
         self.augmentation = recipe(self.augmentation, &arguments.augmentation);
         set(&mut self.sync_bn, &arguments.sync_bn);
         set(&mut self.holdout, &arguments.holdout);
@@ -721,11 +726,23 @@ impl Config {
 
     /// Where and how its model computes.
     pub(crate) fn context(&self) -> Context {
-        Context::new().with_precision(match self.precision {
+        let ctx = if self.fast { Context::new().with_measured_convolutions() } else { Context::new() };
+        ctx.with_precision(match self.precision {
             Precision::F32 => simclr_ops::Precision::Full,
             Precision::Bf16 => simclr_ops::Precision::Bf16,
             Precision::F16 => simclr_ops::Precision::F16,
         })
+    }
+
+    /// What there is to say of `--fast` where the model computes on `device`.
+    pub(crate) fn remark_on_fast(&self, device: &Device) -> Option<&'static str> {
+        let remark = match device {
+            Device::Cpu => "--fast has no effect on the CPU: it measures the convolutions of a GPU",
+            _ => {
+                "--fast: convolutions are measured on this GPU and the fastest are taken, so that a run will not repeat to the bit"
+            }
+        };
+        self.fast.then_some(remark)
     }
 
     /// From the file of a run.
@@ -775,6 +792,13 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
         assert!(toml::from_str::<Config>(&format!("wat = 1\n{text}")).unwrap_err().to_string().contains("wat"));
+    }
+
+    #[test]
+    fn fast_says_that_it_has_no_effect_on_the_cpu() {
+        let fast = Config { fast: true, ..Config::default() };
+        assert!(fast.remark_on_fast(&Device::Cpu).unwrap().contains("--fast has no effect on the CPU"));
+        assert_eq!(Config::default().remark_on_fast(&Device::Cpu), None);
     }
 
     #[test]

@@ -120,6 +120,7 @@ pub(crate) fn command(
     } else {
         output.say(format!("going on with {} from step {}", run.path().display(), training.state.step));
     }
+    config.remark_on_fast(&device).iter().for_each(|remark| output.say(remark));
     match training.run(&interrupt, arguments.max_steps, output)? {
         Stop::Finished => interrupt.at_once(true),
         Stop::Interrupted => {

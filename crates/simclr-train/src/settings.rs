@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data_sets::DataSet;
 
 /// The flag of every setting that has one of its own, in the order in which a command names them.
-pub(crate) const FLAGS: [(&str, &str); 47] = [
+pub(crate) const FLAGS: [(&str, &str); 48] = [
     ("data", "--data"),
     ("data_dir", "--data-dir"),
     ("subset", "--subset"),
@@ -38,6 +38,7 @@ pub(crate) const FLAGS: [(&str, &str); 47] = [
     ("sync_bn", "--sync-bn"),
     ("precision", "--precision"),
     ("device", "--device"),
+    ("fast", "--fast"),
     ("epochs", "--epochs"),
     ("batch", "--batch"),
     ("chunk", "--chunk"),
@@ -303,8 +304,8 @@ pub(crate) fn command(config: &Config, saved: &Path) -> anyhow::Result<String> {
             "augmentation.jitter_probability" if value == "0.0" => flag.to_owned(),
             "augmentation.jitter_probability" => return Ok(whole),
             "milestones" => format!("{flag} {}", value.trim_matches(['[', ']']).replace(", ", ",")),
-            "nesterov" | "skip_non_finite" if value == "false" => continue,
-            "nesterov" | "skip_non_finite" => flag.to_owned(),
+            "nesterov" | "skip_non_finite" | "fast" if value == "false" => continue,
+            "nesterov" | "skip_non_finite" | "fast" => flag.to_owned(),
             _ => format!("{flag} {value}"),
         });
     }
@@ -425,6 +426,7 @@ mod tests {
             seed: 7,
             knn_every: 2,
             skip_non_finite: true,
+            fast: true,
             shorter_side: 48,
             augmentation: Recipe {
                 jitter_probability: 0.0,

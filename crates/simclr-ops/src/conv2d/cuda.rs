@@ -297,6 +297,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_measured_agrees_with_the_cpu_and_says_what_it_is() {
+        let Some(device) = gpu() else { return };
+        let window = Window { stride: 1, padding: 1 };
+        for dtype in [DType::F32, DType::BF16] {
+            let plain = Context::new();
+            let ctx = plain.clone().with_measured_convolutions();
+            let [x, x_there] = on_both(&[2, 9, 9, 8], 1, dtype, &device);
+            let [w, w_there] = on_both(&[16, 8, 3, 3], 2, DType::F32, &device);
+            let [grad, grad_there] = on_both(&[2, 9, 9, 16], 3, dtype, &device);
+            let (y, saved) = conv2d::forward(&plain, &x, &w, window).unwrap();
+            let want = conv2d::backward(&plain, &saved, &grad, true).unwrap();
+            for call in ["measures", "knows"] {
+                let what = format!("{dtype:?}, a call that {call}");
+                let (y_there, saved) = conv2d::forward(&ctx, &x_there, &w_there, window).unwrap();
+                close(&y_there, &y, tolerance(dtype, 8 * 9), &format!("y of {what}"));
+                let got = conv2d::backward(&ctx, &saved, &grad_there, true).unwrap();
+                // What is not deterministic is off by up to one in a thousand on the stand-in.
+                close(&got.weight, &want.weight, 1e-3 + tolerance(dtype, 2 * 9 * 9), &format!("dW of {what}"));
+                let want = want.x.as_ref().unwrap();
+                close(&got.x.unwrap(), want, 1e-3 + tolerance(dtype, 16 * 9), &format!("dX of {what}"));
+                for (there, here) in [(&x_there, &x), (&w_there, &w), (&grad_there, &grad)] {
+                    close(there, here, 0.0, &format!("an input of {what}"));
+                }
+            }
+            let lines = ctx.algorithms();
+            assert!(lines.len() == 3 && lines.iter().all(|line| line.contains(", measured ")), "{lines:?}");
+            if crate::cuda::gpu(0).unwrap().name == "stand-in" {
+                let are = |line: &str, algorithm: &str, end: &str| line.contains(algorithm) && line.ends_with(end);
+                assert!(are(&lines[0], "FWD_ALGO_IMPLICIT_GEMM),", " ms"), "{lines:?}");
+                assert!(are(&lines[1], "BWD_DATA_ALGO_0),", " ms, not deterministic"), "{lines:?}");
+                assert!(are(&lines[2], "BWD_FILTER_ALGO_3),", " ms, not deterministic"), "{lines:?}");
+            }
+            // The context that it was made of still takes what gives the same bits.
+            conv2d::forward(&plain, &x_there, &w_there, window).unwrap();
+            let [line] = &plain.algorithms()[..] else { panic!("{:?}", plain.algorithms()) };
+            assert!(!line.contains("measured") && !line.contains("not deterministic"), "{line}");
+        }
+    }
+
+    #[test]
     fn tensors_of_different_devices_are_refused() {
         let Some(device) = gpu() else { return };
         let (x, w) = (random(&[1, 4, 4, 2], 1), random(&[3, 2, 3, 3], 2));

@@ -1,10 +1,11 @@
 //! Convolutions by cuDNN: NHWC maps, kernels as `[c_out, k_h, k_w, c_in]`, products of the type of the maps, sums in f32.
 //!
 //! Of the algorithms that cuDNN's heuristics offer, best first, the first one that gives the same bits every time is taken, once for
-//! every problem; descriptors and choice are kept. All convolutions of a device work in the same memory, one after another.
+//! every problem, or, where that is asked for, the one that cuDNN measures to be the fastest; descriptors and choice are kept. All
+//! convolutions of a device work in the same memory, one after another.
 
 use std::collections::HashMap;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda_backend::WrapErr;
@@ -12,7 +13,8 @@ use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaDevice, DType};
 
-use super::choice::{Offer, choose};
+use super::choice::{Offer, choose, fastest};
+use super::descriptors::Descriptors;
 use crate::error::OpsError;
 
 /// Memory that an algorithm may work in where others need less.
@@ -33,14 +35,14 @@ pub(crate) struct Problem {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Direction {
+pub(super) enum Direction {
     Forward,
     Input,
     Weight,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Algorithm {
+pub(super) enum Algorithm {
     Forward(sys::cudnnConvolutionFwdAlgo_t),
     Input(sys::cudnnConvolutionBwdDataAlgo_t),
     Weight(sys::cudnnConvolutionBwdFilterAlgo_t),
@@ -50,6 +52,8 @@ enum Algorithm {
 pub(crate) struct Convolutions {
     handle: sys::cudnnHandle_t,
     device: CudaDevice,
+    /// Whether algorithms are measured.
+    measures: bool,
     state: Mutex<State>,
 }
 
@@ -67,8 +71,7 @@ struct State {
 /// How a problem is solved.
 struct Plan {
     descriptors: Descriptors,
-    algorithm: Algorithm,
-    workspace: usize,
+    chosen: Offer<Algorithm>,
 }
 
 impl std::fmt::Debug for Convolutions {
@@ -78,11 +81,11 @@ impl std::fmt::Debug for Convolutions {
 }
 
 impl Convolutions {
-    pub(crate) fn new(device: &CudaDevice) -> Result<Self, OpsError> {
+    pub(crate) fn new(device: &CudaDevice, measures: bool) -> Result<Self, OpsError> {
         let stream = device.cuda_stream();
         stream.context().bind_to_thread().w()?;
         let handle = result::create_handle().map_err(|error| failed("a handle", &error))?;
-        let convolutions = Self { handle, device: device.clone(), state: Mutex::default() };
+        let convolutions = Self { handle, device: device.clone(), measures, state: Mutex::default() };
         // SAFETY: both live: the device holds the stream.
         unsafe { result::set_stream(handle, stream.cu_stream() as sys::cudaStream_t) }
             .map_err(|error| failed("its stream", &error))?;
@@ -122,32 +125,27 @@ impl Convolutions {
         unsafe { self.run(problem, Direction::Weight, [x, dw, dy]) }
     }
 
-    unsafe fn run(&self, problem: &Problem, direction: Direction, [x, weight, y]: [u64; 3]) -> Result<(), OpsError> {
+    unsafe fn run(&self, problem: &Problem, direction: Direction, pointers: [u64; 3]) -> Result<(), OpsError> {
         let state = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let pointers = pointers.map(|pointer| pointer as *mut c_void);
         let plan = match state.plans.entry((*problem, direction)) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                let plan = Plan::of(self.handle, problem, direction)?;
+                // SAFETY: the caller's promise is passed on.
+                let plan = unsafe { self.plan((problem, direction), pointers, &mut state.workspace) }?;
                 place.insert(plan)
             }
         };
-        let stream = self.device.cuda_stream();
-        if state.workspace.as_ref().map_or(0, CudaSlice::len) < plan.workspace {
-            // The old one goes back in the order of the stream: whoever works in it has finished by then.
-            state.workspace = None;
-            // SAFETY: algorithms do not read what they have not written there.
-            state.workspace = Some(unsafe { self.device.alloc::<u8>(plan.workspace) }?);
-        }
-        let workspace = state.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&stream).0) as *mut c_void;
+        let workspace = self.room(&mut state.workspace, plan.chosen.workspace)?;
         let (alpha, beta) = (1f32, 0f32);
         let [alpha, beta] = [&raw const alpha, &raw const beta].map(|scale| scale.cast::<c_void>());
-        let Descriptors { x: x_form, weight: weight_form, y: y_form, window } = &plan.descriptors;
-        let [x, weight, y] = [x, weight, y].map(|pointer| pointer as *mut c_void);
-        let (handle, bytes) = (self.handle, plan.workspace);
+        let Descriptors { x: x_form, weight: weight_form, y: y_form, window, .. } = &plan.descriptors;
+        let [x, weight, y] = pointers;
+        let (handle, bytes) = (self.handle, plan.chosen.workspace);
         // SAFETY: handle and descriptors live, the descriptors are those of the problem, whose numbers the caller promises to be there,
         // and the workspace is as large as the algorithm said.
         let solved = unsafe {
-            match plan.algorithm {
+            match plan.chosen.algorithm {
                 Algorithm::Forward(algorithm) => result::convolution_forward(
                     handle,
                     alpha,
@@ -198,7 +196,56 @@ impl Convolutions {
         solved.map_err(|error| failed(&format!("{direction:?} of {problem:?}"), &error))
     }
 
-    /// What was chosen so far, a line for every problem, in order: equal for two runs that give the same bits.
+    /// How a problem will be solved from now on.
+    ///
+    /// # Safety
+    /// As [`Self::forward`].
+    unsafe fn plan(
+        &self,
+        (problem, direction): (&Problem, Direction),
+        pointers: [*mut c_void; 3],
+        workspace: &mut Option<CudaSlice<u8>>,
+    ) -> Result<Plan, OpsError> {
+        let error = |error: CudnnError| failed(&format!("{direction:?} of {problem:?}"), &error);
+        let descriptors = Descriptors::of(problem).map_err(error)?;
+        let offers = descriptors.offers(self.handle, direction).map_err(error)?;
+        if self.measures {
+            let sizes = offers.iter().map(|offer| offer.workspace).filter(|&size| size <= MOST_WORKSPACE);
+            let bytes = sizes.max().unwrap_or(0);
+            let room = (self.room(workspace, bytes)?, bytes);
+            // SAFETY: the caller promises the numbers, and the workspace is so large. The output is written over by what is measured, and
+            // again by the convolution itself; the inputs are only read.
+            let measured = unsafe { descriptors.measured(self.handle, direction, pointers, room) }.map_err(error)?;
+            if let Some(fastest) = fastest(&measured, bytes) {
+                let Offer { algorithm: (algorithm, math), is_supported, is_deterministic, workspace, milliseconds } =
+                    fastest;
+                descriptors.multiply_as(math).map_err(error)?;
+                let chosen = Offer { algorithm, is_supported, is_deterministic, workspace, milliseconds };
+                return Ok(Plan { descriptors, chosen });
+            }
+        }
+        let Some(chosen) = choose(&offers, MOST_WORKSPACE) else {
+            return Err(OpsError::Candle(candle_core::Error::Msg(format!(
+                "cuDNN has no algorithm that gives the same bits every time for {direction:?} of {problem:?}"
+            ))));
+        };
+        Ok(Plan { descriptors, chosen })
+    }
+
+    /// The memory in which algorithms work, of at least so many bytes; none if they need none.
+    fn room(&self, workspace: &mut Option<CudaSlice<u8>>, bytes: usize) -> Result<*mut c_void, OpsError> {
+        if workspace.as_ref().map_or(0, CudaSlice::len) < bytes {
+            // The old one goes back in the order of the stream: whoever works in it has finished by then.
+            *workspace = None;
+            // SAFETY: algorithms do not read what they have not written there.
+            *workspace = Some(unsafe { self.device.alloc::<u8>(bytes) }?);
+        }
+        let stream = self.device.cuda_stream();
+        Ok(workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&stream).0) as *mut c_void)
+    }
+
+    /// What was chosen so far, a line for every problem, in order: equal for two runs that give the same bits. What was measured has
+    /// its time, and what gives other bits every time says so.
     pub(crate) fn choices(&self) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lines: Vec<String> = state
@@ -208,7 +255,10 @@ impl Convolutions {
                 let Problem { dtype, x, weight, stride, .. } = problem;
                 let map = format!("{}x{}x{}x{}", x[0], x[1], x[2], x[3]);
                 let kernel = format!("{}x{}x{}", weight[0], weight[1], weight[2]);
-                format!("{direction:?} {} {map} {kernel} stride {stride}: {:?}", dtype.as_str(), plan.algorithm)
+                let Offer { algorithm, is_deterministic, milliseconds, .. } = plan.chosen;
+                let time = milliseconds.map_or_else(String::new, |time| format!(", measured {time:.3} ms"));
+                let bits = if is_deterministic { "" } else { ", not deterministic" };
+                format!("{direction:?} {} {map} {kernel} stride {stride}: {algorithm:?}{time}{bits}", dtype.as_str())
             })
             .collect();
         lines.sort();
@@ -220,141 +270,6 @@ impl Drop for Convolutions {
     fn drop(&mut self) {
         // SAFETY: it was made by `create_handle` and nobody else has it.
         let _ = unsafe { result::destroy_handle(self.handle) };
-    }
-}
-
-impl Plan {
-    fn of(handle: sys::cudnnHandle_t, problem: &Problem, direction: Direction) -> Result<Self, OpsError> {
-        let error = |error: &CudnnError| failed(&format!("{direction:?} of {problem:?}"), error);
-        let descriptors = Descriptors::of(problem).map_err(|source| error(&source))?;
-        let offers = descriptors.offers(handle, direction).map_err(|source| error(&source))?;
-        let Some(Offer { algorithm, workspace, .. }) = choose(&offers, MOST_WORKSPACE) else {
-            return Err(OpsError::Candle(candle_core::Error::Msg(format!(
-                "cuDNN has no algorithm that gives the same bits every time for {direction:?} of {problem:?}"
-            ))));
-        };
-        Ok(Self { descriptors, algorithm, workspace })
-    }
-}
-
-/// What cuDNN must know of a problem.
-struct Descriptors {
-    x: TensorForm,
-    weight: WeightForm,
-    y: TensorForm,
-    window: Window,
-}
-
-struct TensorForm(sys::cudnnTensorDescriptor_t);
-struct WeightForm(sys::cudnnFilterDescriptor_t);
-struct Window(sys::cudnnConvolutionDescriptor_t);
-
-// SAFETY: descriptors are plain memory of cuDNN's that belongs to whoever made them.
-unsafe impl Send for Descriptors {}
-
-impl Descriptors {
-    fn of(problem: &Problem) -> Result<Self, CudnnError> {
-        let dtype = match problem.dtype {
-            DType::BF16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
-            DType::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
-            _ => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
-        };
-        // TF32 would round what is multiplied to ten bits; the narrow types are multiplied exactly.
-        let math = match problem.dtype {
-            DType::BF16 | DType::F16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-            _ => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        };
-        let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
-        let tensor = |[n, h, w, c]: [usize; 4]| -> Result<TensorForm, CudnnError> {
-            let form = TensorForm(result::create_tensor_descriptor()?);
-            // SAFETY: the descriptor was just made.
-            unsafe { result::set_tensor4d_descriptor(form.0, format, dtype, [n, c, h, w].map(|size| size as c_int)) }?;
-            Ok(form)
-        };
-        let (x, y) = (tensor(problem.x)?, tensor(problem.y)?);
-        let weight = WeightForm(result::create_filter_descriptor()?);
-        let [c_out, k_h, k_w, c_in] = problem.weight.map(|size| size as c_int);
-        // SAFETY: as above.
-        unsafe { result::set_filter4d_descriptor(weight.0, dtype, format, [c_out, c_in, k_h, k_w]) }?;
-        let window = Window(result::create_convolution_descriptor()?);
-        let ([pad_h, pad_w], stride) = (problem.padding.map(|padding| padding as c_int), problem.stride as c_int);
-        let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        let sums = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
-        // SAFETY: as above.
-        unsafe {
-            result::set_convolution2d_descriptor(window.0, pad_h, pad_w, stride, stride, 1, 1, mode, sums)?;
-            result::set_convolution_math_type(window.0, math)?;
-        }
-        Ok(Self { x, weight, y, window })
-    }
-
-    /// What cuDNN's heuristics offer, best first.
-    fn offers(&self, handle: sys::cudnnHandle_t, direction: Direction) -> Result<Vec<Offer<Algorithm>>, CudnnError> {
-        // More than there are in any direction.
-        const MOST: usize = 16;
-        let (mut count, counted) = (0 as c_int, MOST as c_int);
-        let (x, weight, y, window) = (self.x.0, self.weight.0, self.y.0, self.window.0);
-        macro_rules! offers {
-            ($algorithm:ident, $ask:path, $size:path, [$($descriptor:expr),*]) => {{
-                // SAFETY: all-zero bytes are a value of these plain structs; cuDNN writes at most as many as it is told there are.
-                let mut found = unsafe { [std::mem::zeroed(); MOST] };
-                // SAFETY: handle and descriptors live.
-                unsafe { $ask(handle, $($descriptor),*, counted, &raw mut count, found.as_mut_ptr()) }?;
-                let found = found.iter().take(count as usize).map(|found| {
-                    let is_supported = found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS;
-                    // SAFETY: as above.
-                    let size = is_supported.then(|| unsafe { $size(handle, $($descriptor),*, found.algo) }.ok()).flatten();
-                    Offer {
-                        algorithm: Algorithm::$algorithm(found.algo),
-                        is_supported: size.is_some(),
-                        is_deterministic: found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
-                        workspace: size.unwrap_or(0),
-                    }
-                });
-                Ok(found.collect())
-            }};
-        }
-        match direction {
-            Direction::Forward => offers!(
-                Forward,
-                result::get_convolution_forward_algorithm,
-                result::get_convolution_forward_workspace_size,
-                [x, weight, window, y]
-            ),
-            Direction::Input => offers!(
-                Input,
-                result::get_convolution_backward_data_algorithm,
-                result::get_convolution_backward_data_workspace_size,
-                [weight, y, window, x]
-            ),
-            Direction::Weight => offers!(
-                Weight,
-                result::get_convolution_backward_filter_algorithm,
-                result::get_convolution_backward_filter_workspace_size,
-                [x, y, window, weight]
-            ),
-        }
-    }
-}
-
-impl Drop for TensorForm {
-    fn drop(&mut self) {
-        // SAFETY: it was made by cuDNN and nobody else has it; so for those that follow.
-        let _ = unsafe { result::destroy_tensor_descriptor(self.0) };
-    }
-}
-
-impl Drop for WeightForm {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { result::destroy_filter_descriptor(self.0) };
-    }
-}
-
-impl Drop for Window {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { result::destroy_convolution_descriptor(self.0) };
     }
 }
 

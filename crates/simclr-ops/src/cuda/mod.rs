@@ -12,6 +12,7 @@ use crate::uploads::Uploads;
 
 mod choice;
 mod convolution;
+mod descriptors;
 mod device;
 mod elementwise;
 mod kernels;
@@ -32,6 +33,8 @@ pub use device::{DeviceError, Gpu, built_for, cudnn_version, driver_version, gpu
 /// What a context and its clones have made ready on GPUs.
 #[derive(Debug, Default)]
 pub(crate) struct Gpus {
+    /// Whether algorithms are measured.
+    measures: bool,
     /// cuDNN on every device that they have met, from the first convolution on.
     known: Mutex<Vec<(DeviceId, Arc<Convolutions>)>>,
     /// Where the tables of optimizers leave from.
@@ -41,12 +44,17 @@ pub(crate) struct Gpus {
 }
 
 impl Gpus {
+    /// Where algorithms are measured.
+    pub(crate) fn measuring() -> Self {
+        Self { measures: true, ..Self::default() }
+    }
+
     pub(crate) fn convolutions(&self, device: &CudaDevice) -> Result<Arc<Convolutions>, OpsError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, convolutions)) = known.iter().find(|(id, _)| *id == device.id()) {
             return Ok(convolutions.clone());
         }
-        let convolutions = Arc::new(Convolutions::new(device)?);
+        let convolutions = Arc::new(Convolutions::new(device, self.measures)?);
         known.push((device.id(), convolutions.clone()));
         Ok(convolutions)
     }

@@ -30,6 +30,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
         chunk: arguments.chunk,
         sync_bn: arguments.sync_bn,
         precision: precision(&arguments.model.precision)?,
+        fast: arguments.fast,
         ..Config::default()
     };
     config.validate()?;
@@ -43,6 +44,7 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
 
 pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Output) -> anyhow::Result<Ending> {
     let (config, device) = ranks.agree(settings(arguments, ranks))?;
+    config.remark_on_fast(&device).iter().for_each(|remark| output.say(remark));
     let measured = Arc::new(Measured::new(ranks.group().clone()));
     let ranks = &ranks.over(measured.clone());
     let model_config = ModelConfig { width: config.width, ..ModelConfig::new(arch(&config.arch)?) };
@@ -81,8 +83,8 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
     let operations = 2.0 * 3.0 * 2.0 * model.multiply_adds(32, 32) as f64;
     let gflops = operations * pairs_per_s / 1e9;
     let mut object = json!({
-        "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "device": machine::name(&device),
-        "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
+        "arch": config.arch, "width": config.width, "batch": config.batch, "chunk": config.chunk, "precision": config.precision, "fast": config.fast,
+        "device": machine::name(&device), "threads": rayon::current_num_threads(), "steps": arguments.steps, "s_per_step": seconds, "pairs_per_s": pairs_per_s,
         "peak_mib": machine::peak_mib_of(&device), "gflops": gflops, "ranks": ranks.count(),
     });
     let mut text = format!(

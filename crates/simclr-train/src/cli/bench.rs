@@ -70,6 +70,9 @@ pub(crate) struct BenchStepArguments {
     /// Activations of only so many pictures in memory at once [default: the whole batch]
     #[arg(long, value_name = "N")]
     pub(crate) chunk: Option<usize>,
+    /// On a GPU: measure the algorithms of every convolution and take the fastest
+    #[arg(long)]
+    pub(crate) fast: bool,
     /// Steps that are timed, after three that are not
     #[arg(long, default_value_t = 7)]
     pub(crate) steps: usize,

@@ -82,6 +82,9 @@ pub(crate) struct PretrainArguments {
     /// Number format of activations and of the operands of products: f32, bf16, or f16 for GPUs that have no bf16 [default: f32]
     #[arg(long, value_name = "FORMAT", help_heading = "Training")]
     pub(crate) precision: Option<String>,
+    /// On a GPU: measure the algorithms of every convolution and take the fastest, even if a run then does not repeat to the bit
+    #[arg(long, help_heading = "Training")]
+    pub(crate) fast: bool,
     /// What initial values, order and augmentation are drawn from [default: 0]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) seed: Option<u64>,
