@@ -47,10 +47,11 @@ fn ten_losses_are_those_of_the_cpu() {
         ("--chunk 16", 1e-5),
         ("--optimizer lars", 1e-5),
         ("--precision bf16", 5e-3),
+        ("--precision f16", 1e-3),
     ] {
         let gpu = train("cuda", more);
-        // bf16 is compared with what f32 comes to.
-        let cpu = if more.contains("bf16") { full.clone() } else { train("cpu", more) };
+        // Narrow maps are compared with what f32 comes to.
+        let cpu = if more.contains("precision") { full.clone() } else { train("cpu", more) };
         if more.is_empty() {
             full.clone_from(&cpu);
         }
@@ -75,6 +76,25 @@ fn a_run_goes_on_with_the_same_bits() {
     assert!(end_of(&whole) == end_of(&parts), "the parts are not the whole");
     let algorithms = |run: &Path| std::fs::read_to_string(run.join("algorithms.txt")).unwrap();
     assert!(algorithms(&whole).contains("Forward") && algorithms(&whole) == algorithms(&parts));
+}
+
+#[test]
+fn a_run_in_f16_goes_on_with_its_loss_scale() {
+    if !has_gpu("a_run_in_f16_goes_on_with_its_loss_scale") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let (whole, parts) = (at("whole"), at("parts"));
+    let typed = format!("{SMALL} --precision f16 --accumulate 2 --device cuda");
+    result(&format!("{typed} --max-steps 4 --run {}", whole.display()));
+    result(&format!("{typed} --max-steps 3 --run {}", parts.display()));
+    result(&format!("pretrain --run {} --resume --max-steps 4", parts.display()));
+    let [whole, parts] = [whole, parts].map(|run| end_of(&run));
+    assert!(whole.0 == parts.0 && whole.1 == parts.1, "the parts are not the whole");
+    let optimizer = candle_core::safetensors::load_buffer(&whole.1, &candle_core::Device::Cpu).unwrap();
+    let scale = optimizer["loss_scale"].to_vec1::<f64>().unwrap();
+    assert!(scale[0] >= 1.0 && scale[0].log2().fract() == 0.0 && scale[1] <= 4.0, "{scale:?}");
 }
 
 #[test]

@@ -600,7 +600,8 @@ impl Config {
             Some(false) => Group::without_vectors(model.parameters(), self.weight_decay),
             _ => Group::all(model.parameters(), self.weight_decay),
         };
-        Ok(simclr_optim::Optimizer::new(self.rule(), &groups, self.learning_rate, &self.context())?)
+        let optimizer = simclr_optim::Optimizer::new(self.rule(), &groups, self.learning_rate, &self.context())?;
+        Ok(if self.precision == Precision::F16 { optimizer.with_loss_scale()? } else { optimizer })
     }
 
     /// Pictures that make a step.
