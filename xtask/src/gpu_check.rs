@@ -1,7 +1,10 @@
-//! Everything that needs a GPU, in one command, with one report: tests, ten losses beside the CPU's, benchmarks.
+//! Everything that needs a GPU, in one command, with one report: tests, PyTorch's numbers, ten losses beside the CPU's, the losses of a
+//! training in bf16 beside those in f32, benchmarks.
 //!
 //! On a machine with Rust it builds what it runs; `--pack DIR` puts that into a folder, which `--executables DIR` runs on a machine that
 //! has neither Rust nor this repository.
+
+mod curves;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,10 @@ const PROGRAM: &str = "simclr-train";
 
 /// Crates whose unit tests have a part for GPUs.
 const TESTED: [&str; 4] = ["simclr-ops", "simclr-data", "simclr-model", "simclr-loss"];
+
+/// The tests that hold PyTorch's numbers against a GPU, among the executables, and the folder of those numbers beside it.
+const GOLDEN: &str = "golden_gpu";
+const FIXTURES: &str = "golden";
 
 /// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits.
 const FAR: [(&str, f64); 2] = [("f32", 1e-5), ("bf16", 1e-2)];
@@ -40,26 +47,31 @@ pub(crate) struct Arguments {
     /// Tests and losses alone
     #[arg(long)]
     no_bench: bool,
-    /// Benchmarks of small models, which take seconds where there is no real GPU
+    /// Small models, which take minutes where there is no real GPU; the curve of the CPU is left out
     #[arg(long)]
     small: bool,
+    /// What cargo builds with
+    #[arg(last = true, default_values = ["--release", "--features", "simclr-train/cuda"])]
+    cargo: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(folder) = &arguments.pack {
-        return pack(folder);
+        return pack(folder, &arguments.cargo);
     }
     let scratch = tempfile::tempdir()?;
     let folder = match &arguments.executables {
         Some(folder) => folder.clone(),
         None => {
-            pack(scratch.path())?;
+            pack(scratch.path(), &arguments.cargo)?;
             scratch.path().to_owned()
         }
     };
     let mut report = json!({ "device": device(&folder)? });
     report["tests"] = tests(&folder)?;
-    report["losses"] = losses(&folder, scratch.path())?;
+    report["golden"] = golden(&folder)?;
+    report["losses"] = losses(&folder, scratch.path(), arguments.small)?;
+    report["curves"] = curves::curves(&folder, scratch.path(), arguments.small)?;
     if !arguments.no_bench {
         report["benchmarks"] = benchmarks(&folder, arguments)?;
     }
@@ -75,35 +87,34 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the program and the tests and copies them.
-fn pack(folder: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let features = ["--features", "simclr-train/cuda"];
+/// Builds the program and the tests and copies them, and PyTorch's numbers.
+fn pack(folder: &Path, flags: &[String]) -> anyhow::Result<()> {
+    fs::create_dir_all(folder.join(FIXTURES)).with_context(|| folder.display().to_string())?;
+    // All at once: of another choice of packages cargo would compile candle again. The program is built for the tests of PyTorch's numbers.
     let packages = TESTED.iter().flat_map(|name| ["-p", name]).chain(["-p", PROGRAM]);
     let mut build = cargo();
-    build
-        .args(["test", "--release", "--no-run", "--lib", "--bins", "--message-format", "json"])
-        .args(features)
-        .args(packages);
+    build.args(["test", "--no-run", "--lib", "--test", GOLDEN, "--message-format", "json"]).args(packages).args(flags);
     let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let found = executables(&messages);
-    for name in TESTED {
-        let test = name.replace('-', "_");
-        let Some(path) = found.iter().find(|(target, is_test, _)| *target == test && *is_test).map(|(_, _, path)| path)
-        else {
-            bail!("cargo built no tests of {name}");
-        };
-        fs::copy(path, folder.join(&test)).with_context(|| path.display().to_string())?;
-    }
-    let mut build = cargo();
-    build.args(["build", "--release", "-p", PROGRAM, "--message-format", "json"]).args(features);
-    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "cargo build: {}", output.status);
     let found = executables(&String::from_utf8_lossy(&output.stdout));
-    let program = found.iter().find(|(target, ..)| target == PROGRAM).context("cargo built no program")?;
-    fs::copy(&program.2, folder.join(PROGRAM)).with_context(|| program.2.display().to_string())?;
+    let copy = |name: &str, is_test: bool| {
+        let built = found.iter().find(|(target, test, _)| target == name && *test == is_test);
+        let (_, _, path) = built.with_context(|| format!("cargo built no {name}"))?;
+        fs::copy(path, folder.join(name)).with_context(|| path.display().to_string())
+    };
+    for name in TESTED {
+        copy(&name.replace('-', "_"), true)?;
+    }
+    copy(GOLDEN, true)?;
+    copy(PROGRAM, false)?;
+    let numbers = crate::root().join("tests/golden");
+    for entry in fs::read_dir(&numbers).with_context(|| numbers.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let to = folder.join(FIXTURES).join(path.file_name().unwrap_or_default());
+            fs::copy(&path, to).with_context(|| path.display().to_string())?;
+        }
+    }
     Ok(())
 }
 
@@ -133,23 +144,38 @@ fn device(folder: &Path) -> anyhow::Result<Value> {
     Ok(doctor)
 }
 
-/// Runs the tests of CUDA forms, one after another: they share a GPU.
+/// Runs the tests of CUDA forms.
 fn tests(folder: &Path) -> anyhow::Result<Value> {
     let mut all = serde_json::Map::new();
     for name in TESTED.map(|name| name.replace('-', "_")) {
-        let path = folder.join(&name);
-        let mut command = Command::new(&path);
-        command.args(["cuda", "device::", "--test-threads", "1", "--nocapture"]);
-        let output = command.output().with_context(|| path.display().to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        let mut outcome = outcome(&text).with_context(|| format!("{name}: {}\n{text}", output.status))?;
-        if outcome["failed"] != 0 || outcome["skipped"] != 0 {
-            outcome["said"] = text.into();
-        }
-        println!("{name}: {} passed, {} failed, {} skipped", outcome["passed"], outcome["failed"], outcome["skipped"]);
+        let outcome = tested(&name, Command::new(folder.join(&name)).args(["cuda", "device::"]))?;
         all.insert(name, outcome);
     }
     Ok(all.into())
+}
+
+/// Holds the GPU against PyTorch's numbers.
+fn golden(folder: &Path) -> anyhow::Result<Value> {
+    let numbers = folder.join(FIXTURES);
+    let numbers = numbers.canonicalize().with_context(|| numbers.display().to_string())?;
+    tested(GOLDEN, Command::new(folder.join(GOLDEN)).env("SIMCLR_GOLDEN", numbers))
+}
+
+/// Runs tests, one after another: they share a GPU.
+fn tested(name: &str, command: &mut Command) -> anyhow::Result<Value> {
+    let output = command.args(["--test-threads", "1", "--nocapture"]).output().context(name.to_owned())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let mut outcome = outcome(&text).with_context(|| format!("{name}: {}\n{text}", output.status))?;
+    if !is_well(&outcome) {
+        outcome["said"] = text.into();
+    }
+    println!("{name}: {} passed, {} failed, {} skipped", outcome["passed"], outcome["failed"], outcome["skipped"]);
+    Ok(outcome)
+}
+
+/// Whether tests ran, and all that did passed.
+fn is_well(outcome: &Value) -> bool {
+    outcome["failed"] == 0 && outcome["skipped"] == 0 && outcome["passed"].as_u64() > Some(0)
 }
 
 /// The counts of a test executable's last line, and the tests that said they were skipped.
@@ -164,32 +190,14 @@ fn outcome(text: &str) -> anyhow::Result<Value> {
 }
 
 /// The losses of the first ten steps, on the CPU and on the GPU in both precisions, from the same start on the same views.
-fn losses(folder: &Path, scratch: &Path) -> anyhow::Result<Value> {
+fn losses(folder: &Path, scratch: &Path, small: bool) -> anyhow::Result<Value> {
+    let width = if small { "4" } else { "16" };
     let train = |device: &str, precision: &str| -> anyhow::Result<Vec<f64>> {
         let run = scratch.join(format!("losses-{device}-{precision}"));
-        let place = run.display().to_string();
-        let data = ["pretrain", "--data", "shapes", "--subset", "704", "--arch", "resnet18", "--width", "16"];
+        let data = ["--data", "shapes", "--subset", "704", "--arch", "resnet18", "--width", width];
         // At larger rates Adam makes of the sign of a gradient that is nothing but rounding a step as large as any other.
-        let steps = [
-            "--batch",
-            "64",
-            "--epochs",
-            "1",
-            "--lr",
-            "1e-5",
-            "--max-steps",
-            "10",
-            "--log-every",
-            "1",
-            "--knn-every",
-            "0",
-            "--json",
-        ];
-        let form = ["--device", device, "--precision", precision, "--run", &place];
-        program(folder, &[&data[..], &steps, &form].concat())?;
-        let metrics = run.join("metrics.jsonl");
-        let text = fs::read_to_string(&metrics).with_context(|| metrics.display().to_string())?;
-        Ok(losses_of(&text))
+        let steps = ["--batch", "64", "--epochs", "1", "--lr", "1e-5", "--max-steps", "10"];
+        trained(folder, &run, &[&data[..], &steps, &["--device", device, "--precision", precision]].concat())
     };
     let cpu = train("cpu", "f32")?;
     let mut all = json!({ "cpu f32": cpu });
@@ -202,6 +210,15 @@ fn losses(folder: &Path, scratch: &Path) -> anyhow::Result<Value> {
             json!({ "worst": worst, "allowed": far, "ok": worst <= far && gpu.len() == 10 });
     }
     Ok(all)
+}
+
+/// The losses of all steps of a training, which is a run in a new folder.
+fn trained(folder: &Path, run: &Path, arguments: &[&str]) -> anyhow::Result<Vec<f64>> {
+    let place = run.display().to_string();
+    let told = ["--log-every", "1", "--knn-every", "0", "--json", "--run", &place];
+    program(folder, &[&["pretrain"], arguments, &told].concat())?;
+    let metrics = run.join("metrics.jsonl");
+    Ok(losses_of(&fs::read_to_string(&metrics).with_context(|| metrics.display().to_string())?))
 }
 
 /// The losses of the steps in a run's metrics.
@@ -252,13 +269,11 @@ fn row(what: &str, ours: Value, peer: Option<Value>, figure: &str) -> Value {
 }
 
 fn is_ok(report: &Value) -> bool {
-    let tests = report["tests"].as_object().into_iter().flat_map(|tests| tests.values());
-    let tests_ok = tests.clone().count() > 0
-        && tests.clone().all(|test| test["failed"] == 0 && test["skipped"] == 0)
-        && tests.map(|test| test["passed"].as_u64().unwrap_or(0)).sum::<u64>() > 0;
+    let tests = report["tests"].as_object().map_or(vec![], |tests| tests.values().collect());
     let losses_ok =
         FAR.iter().all(|(precision, _)| report["losses"][format!("{precision} from the cpu")]["ok"] == true);
-    tests_ok && losses_ok
+    let tests_ok = !tests.is_empty() && tests.into_iter().chain([&report["golden"]]).all(is_well);
+    tests_ok && losses_ok && curves::is_ok(&report["curves"])
 }
 
 /// What the program prints on stdout.
@@ -313,10 +328,17 @@ not json"#;
         let report = |passed: u64, skipped: u64| {
             json!({
                 "tests": { "a": { "passed": passed, "failed": 0, "skipped": skipped } },
+                "golden": { "passed": 1, "failed": 0, "skipped": 0 },
                 "losses": { "f32 from the cpu": well, "bf16 from the cpu": well },
+                "curves": { "bf16 from f32": well },
             })
         };
         assert!(is_ok(&report(3, 0)) && !is_ok(&report(3, 1)) && !is_ok(&report(0, 0)) && !is_ok(&json!({})));
+        for part in ["golden", "curves"] {
+            let mut without = report(3, 0);
+            without[part].take();
+            assert!(!is_ok(&without), "{part}");
+        }
     }
 
     #[test]

@@ -1,35 +1,26 @@
 //! Every form of the loss against PyTorch, against each other, and against finite differences.
 
-use std::collections::HashMap;
+#[path = "../../../tests/golden/fixture.rs"]
+mod fixture;
+#[path = "../../../tests/golden/loss.rs"]
+mod golden;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use fixture::numbers;
+use golden::{Golden, value_and_gradients};
 use simclr_dist::{ProcessGroup, threads};
 use simclr_loss::*;
 use simclr_ops::random::stream;
 
-type Loss = fn(&Tensor, &Tensor, f64) -> Result<Tensor, LossError>;
-
-const FORMS: [(&str, Loss); 3] =
+const FORMS: [(&str, golden::Loss); 3] =
     [("naive", simclr_loss_naive), ("vectorized", simclr_loss_vectorized), ("nt_xent", nt_xent)];
 
 fn random(dims: &[usize], seed: u64) -> Tensor {
     let mut s = stream(seed, [11; 3]);
     let numbers: Vec<f64> = (0..dims.iter().product()).map(|_| s.normal()).collect();
     Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()
-}
-
-fn numbers(t: &Tensor) -> Vec<f64> {
-    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn value_and_gradients(loss: Loss, left: &Tensor, right: &Tensor, tau: f64) -> (f64, Vec<f64>) {
-    let (left, right) = (Var::from_tensor(left).unwrap(), Var::from_tensor(right).unwrap());
-    let loss = loss(&left, &right, tau).unwrap();
-    assert_eq!((loss.dims(), loss.dtype()), ([].as_slice(), left.dtype()));
-    let gradients = loss.backward().unwrap();
-    let of = |v: &Var| numbers(gradients.get(v).unwrap());
-    (numbers(&loss)[0], [of(&left), of(&right)].concat())
 }
 
 fn assert_close(got: &[f64], want: &[f64], tolerance: f64, what: &str) {
@@ -39,38 +30,13 @@ fn assert_close(got: &[f64], want: &[f64], tolerance: f64, what: &str) {
     }
 }
 
-struct Golden(HashMap<String, Tensor>);
-
-impl Golden {
-    fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/loss.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn cases(&self) -> impl Iterator<Item = Case<'_>> {
-        (0..).map_while(|i| self.0.contains_key(&format!("{i}.tau")).then_some(Case { golden: self, i }))
-    }
-}
-
-struct Case<'a> {
-    golden: &'a Golden,
-    i: usize,
-}
-
-impl Case<'_> {
-    fn get(&self, name: &str) -> &Tensor {
-        &self.golden.0[&format!("{}.{name}", self.i)]
-    }
-}
-
 #[test]
 fn values_and_gradients_are_pytorch_s() {
     let golden = Golden::load();
     assert_eq!(golden.cases().count(), 7);
     for case in golden.cases() {
-        let (left, right, tau) = (case.get("left"), case.get("right"), numbers(case.get("tau"))[0]);
-        let want = [numbers(case.get("left_grad")), numbers(case.get("right_grad"))].concat();
-        let loss = numbers(case.get("loss"))[0];
+        let (left, right, tau) = (case.get("left"), case.get("right"), case.tau());
+        let (loss, want) = case.wanted();
         for (name, form) in FORMS {
             let (value, gradients) = value_and_gradients(form, left, right, tau);
             assert_close(&[value], &[loss], 1e-10, &format!("{name}, case {}", case.i));
@@ -215,7 +181,7 @@ fn strided_views_and_scaled_losses_are_differentiated_rightly() {
     let columns = random(&[5, 4], 1);
     let (left, right) = (columns.t().unwrap(), random(&[4, 5], 2));
     let var = Var::from_tensor(&columns).unwrap();
-    let loss = |form: Loss| (form(&var.t().unwrap(), &right, 0.5).unwrap() * 3.0).unwrap();
+    let loss = |form: golden::Loss| (form(&var.t().unwrap(), &right, 0.5).unwrap() * 3.0).unwrap();
     let want = numbers(loss(simclr_loss_vectorized).backward().unwrap().get(&var).unwrap());
     assert_close(&numbers(loss(nt_xent).backward().unwrap().get(&var).unwrap()), &want, 1e-12, "strided");
     let contiguous = value_and_gradients(nt_xent, &left.contiguous().unwrap(), &right, 0.5).0;

@@ -1,88 +1,29 @@
 //! Optimizers against PyTorch's and SimCLR's, and their numbers out and in again.
 
+#[path = "../../../tests/golden/fixture.rs"]
+mod fixture;
+#[path = "../../../tests/golden/optim.rs"]
+mod optim;
+
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+use fixture::numbers;
+use optim::{golden, gradients, groups, rules};
 use simclr_ops::{Context, Form};
-use simclr_optim::{Betas, Group, Momentum, OptimError, Optimizer, Outcome, Rule, Scale};
-
-const NAMES: [&str; 3] = ["matrix", "vector", "scalar"];
-
-fn golden() -> HashMap<String, Tensor> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/optim.safetensors");
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
+use simclr_optim::{Group, Momentum, OptimError, Optimizer, Outcome, Rule, Scale};
 
 fn parameters(golden: &HashMap<String, Tensor>, dtype: DType) -> Vec<(String, Var)> {
-    let var = |name: &&str| Var::from_tensor(&golden[&format!("start.{name}")].to_dtype(dtype).unwrap()).unwrap();
-    NAMES.iter().map(|name| (name.to_string(), var(name))).collect()
-}
-
-fn gradients(golden: &HashMap<String, Tensor>, parameters: &[(String, Var)], step: usize) -> GradStore {
-    let mut store = GradStore::default();
-    for (name, var) in parameters {
-        let gradient = golden[&format!("grad.{name}")].get(step).unwrap().to_dtype(var.dtype()).unwrap();
-        store.insert(var, gradient);
-    }
-    store
-}
-
-fn numbers(t: &Tensor) -> Vec<f64> {
-    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The optimizers of the golden script: rule, learning rate, weight decay.
-fn rules() -> [(&'static str, Rule, f64, f64); 8] {
-    let plain = Momentum { momentum: 0.0, nesterov: false };
-    let nesterov = Momentum { momentum: 0.9, nesterov: true };
-    let lars = |momentum| Rule::Lars { momentum, trust_coefficient: 1e-3 };
-    [
-        ("adam", Rule::ADAM, 1e-2, 0.0),
-        ("adam-decay", Rule::ADAM, 1e-2, 1e-2),
-        ("adamw", Rule::AdamW(Betas::default()), 1e-2, 1e-2),
-        ("sgd", Rule::Sgd(plain), 1e-2, 0.0),
-        ("sgd-momentum", Rule::Sgd(Momentum::default()), 1e-2, 1e-2),
-        ("sgd-nesterov", Rule::Sgd(nesterov), 1e-2, 1e-2),
-        ("lars", lars(Momentum::default()), 1.0, 1e-2),
-        ("lars-nesterov", lars(nesterov), 1.0, 1e-2),
-    ]
-}
-
-/// One group, or for LARS those of SimCLR.
-fn groups(rule: &Rule, parameters: &[(String, Var)], weight_decay: f64) -> Vec<Group> {
-    match rule {
-        Rule::Lars { .. } => Group::without_vectors(parameters, weight_decay),
-        _ => Group::all(parameters, weight_decay),
-    }
+    optim::parameters(golden, dtype, &Device::Cpu)
 }
 
 #[test]
 fn fifty_steps_are_those_of_pytorch_and_of_simclr_s_lars() {
     let golden = golden();
     for form in [Form::Reference, Form::Fast] {
-        for (dtype, kind, tolerance) in [(DType::F64, "f64", 1e-12), (DType::F32, "f32", 1e-6)] {
-            for (optimizer, rule, learning_rate, decay) in rules() {
-                let parameters = parameters(&golden, dtype);
-                let groups = groups(&rule, &parameters, decay);
-                let mut optim = Optimizer::new(rule, &groups, learning_rate, &Context::with_form(form)).unwrap();
-                for step in 0..50 {
-                    if step == 25 {
-                        optim.set_learning_rate(learning_rate / 10.0);
-                    }
-                    optim.step(&gradients(&golden, &parameters, step)).unwrap();
-                    if step % 10 == 9 {
-                        for (name, var) in &parameters {
-                            let want = numbers(&golden[&format!("{kind}.{optimizer}.{step}.{name}")]);
-                            for (g, w) in numbers(var).iter().zip(&want) {
-                                let close = (g - w).abs() <= tolerance * (1.0 + w.abs());
-                                assert!(close, "{form:?} {kind} {optimizer} step {step} {name}: {g} {w}");
-                            }
-                        }
-                    }
-                }
-                assert_eq!((optim.steps().unwrap(), optim.learning_rate()), (50, learning_rate / 10.0));
-            }
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-6)] {
+            optim::fifty_steps(&golden, dtype, &Device::Cpu, &Context::with_form(form), tolerance);
         }
     }
 }

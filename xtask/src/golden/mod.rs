@@ -78,13 +78,13 @@ fn differences(committed: &Path, made: &Path) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// All files but the scripts.
+/// All files but the scripts, and the Rust beside them that reads what they make.
 fn fixtures(folder: &Path) -> anyhow::Result<BTreeSet<OsString>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
-        let script = entry.path().extension().is_some_and(|extension| extension == "py");
-        if entry.file_type()?.is_file() && !script {
+        let source = entry.path().extension().is_some_and(|extension| extension == "py" || extension == "rs");
+        if entry.file_type()?.is_file() && !source {
             names.insert(entry.file_name());
         }
     }
@@ -106,6 +106,7 @@ mod tests {
         }
         fs::write(old.path().join("gone.txt"), "").unwrap();
         fs::write(old.path().join("script.py"), "").unwrap();
+        fs::write(old.path().join("reader.rs"), "").unwrap();
         fs::write(new.path().join("fresh.txt"), "").unwrap();
         let expected = [
             "fresh.txt: made, but not committed",

@@ -1,8 +1,11 @@
 //! Against torchvision on PIL pictures: `tests/golden/augment.safetensors`, made by `golden_augment.py` beside it.
 
-use std::{collections::HashMap, path::Path};
+#[path = "../../../../tests/golden/fixture.rs"]
+mod fixture;
+#[path = "../../../../tests/golden/augment.rs"]
+mod torchvision;
 
-use candle_core::{Device, Tensor};
+use torchvision::{COLOURS_SIDE, Golden, STEPS, all_colours, crc, picture};
 
 use super::{
     Adjustment, Augmenter, Crop, Jitter, Picture, Planes, Step, ViewParameters, color::blend, gaussian_blur,
@@ -11,51 +14,10 @@ use super::{
 use crate::Form;
 use crate::product::Instructions;
 
-struct Golden(HashMap<String, Tensor>);
-
-impl Golden {
-    fn load() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/augment.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn rows(&self, name: &str) -> Vec<Vec<i64>> {
-        self.0[name].to_vec2().unwrap()
-    }
-
-    fn values<T: candle_core::WithDType>(&self, name: &str) -> Vec<T> {
-        self.0[name].flatten_all().unwrap().to_vec1().unwrap()
-    }
-}
-
-/// The pictures of the fixture: even kinds are rough, odd ones smooth.
-fn picture(kind: i64, width: i64, height: i64) -> Picture {
-    let value = |x: i64, y: i64, c: i64| {
-        if kind % 2 == 0 {
-            (x * 73 + y * 151 + c * 199 + kind * 101 + x * y * (c + 3) % 97 * 5) % 256
-        } else {
-            let wave = (x * (c + 1) * 5 + y * (3 - c) * 4 + kind * 29) % 510;
-            if wave > 255 { 510 - wave } else { wave }
-        }
-    };
-    let positions = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-    let bytes = positions.flat_map(|(x, y)| (0..3).map(move |c| value(x, y, c) as u8)).collect();
-    Picture::new(width as u32, height as u32, bytes).unwrap()
-}
-
 /// The reference, and the fast form with all instructions that this CPU has.
 fn augmenters() -> impl Iterator<Item = Augmenter> {
     let fast = Instructions::available().map(|instructions| Augmenter::with(Form::Fast, instructions));
     std::iter::once(Augmenter::with(Form::Reference, Instructions::Portable)).chain(fast)
-}
-
-/// CRC-32 as zlib computes it.
-fn crc(bytes: impl IntoIterator<Item = u8>) -> i64 {
-    let table: [u32; 256] = std::array::from_fn(|byte| {
-        (0..8).fold(byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
-    });
-    let crc = bytes.into_iter().fold(!0u32, |crc, byte| table[usize::from(crc as u8 ^ byte)] ^ crc >> 8);
-    i64::from(!crc)
 }
 
 #[test]
@@ -66,52 +28,30 @@ fn checksums_are_zlibs() {
 #[test]
 fn every_step_of_every_case_is_torchvisions() {
     let golden = Golden::load();
-    let [sources, crops, sizes, orders, switches, crcs] =
-        ["sources", "crops", "sizes", "orders", "switches", "crcs"].map(|name| golden.rows(name));
-    let factors: Vec<Vec<f64>> = golden.0["factors"].to_vec2().unwrap();
-    assert!(sources.len() >= 300);
     let mut augmenters: Vec<Augmenter> = augmenters().collect();
-    let (mut steps_seen, mut bytes_seen) = ([0; 7], 0);
-    for case in 0..sources.len() {
-        let [kind, width, height] = sources[case][..] else { panic!("three numbers describe a source") };
-        let crop = crops[case].iter().map(|&n| n as u32).collect::<Vec<_>>();
-        let order: Vec<Adjustment> = orders[case].iter().map(|&n| Adjustment::ALL[n as usize]).collect();
-        let factor = |n: usize| Some(factors[case][n]).filter(|factor| !factor.is_nan());
-        let jitter = Jitter {
-            order: order[..].try_into().unwrap(),
-            brightness: factor(0),
-            contrast: factor(1),
-            saturation: factor(2),
-            hue: factor(3),
-        };
-        let parameters = ViewParameters {
-            crop: Crop { left: crop[0], top: crop[1], width: crop[2], height: crop[3] },
-            flip: switches[case][0] == 1,
-            jitter: (switches[case][1] == 1).then_some(jitter),
-            grayscale: switches[case][2] == 1,
-            blur: None,
-            solarize: None,
-        };
-        let source = picture(kind, width, height);
-        let (width, height) = (sizes[case][0] as u32, sizes[case][1] as u32);
+    let (mut steps_seen, mut bytes_seen) = ([0; STEPS], 0);
+    for (number, case) in golden.cases().into_iter().enumerate() {
+        let (source, parameters, width, height) = (case.source, case.parameters, case.width, case.height);
         let check = |step: Step, after: &Planes, found: &mut Vec<i64>| {
             let step = match step {
                 Step::ResizedCrop => 0,
                 Step::Flip => 1,
-                Step::Jitter(adjustment) => 2 + order.iter().position(|&other| other == adjustment).unwrap(),
+                Step::Jitter(adjustment) => {
+                    2 + parameters.jitter.unwrap().order.iter().position(|&other| other == adjustment).unwrap()
+                }
                 Step::Grayscale => 6,
                 Step::Blur | Step::Solarize => unreachable!("no case has them"),
             };
             let after = after.to_picture();
-            if let Some(bytes) = golden.0.get(&format!("bytes.{case}.{step}")) {
+            if let Some(bytes) = golden.get(&format!("bytes.{number}.{step}")) {
                 let expected: Vec<u8> = bytes.flatten_all().unwrap().to_vec1().unwrap();
                 let differ = after.pixels().iter().zip(&expected).filter(|(a, b)| a != b).count();
-                assert_eq!(differ, 0, "case {case}, step {step}: {differ} bytes differ, {parameters:?}");
+                assert_eq!(differ, 0, "case {number}, step {step}: {differ} bytes differ, {parameters:?}");
             }
             found[step] = crc(after.pixels().iter().copied());
         };
         for augmenter in &mut augmenters {
-            let mut found = vec![-1; 7];
+            let mut found = vec![-1; STEPS];
             augmenter.steps(&source, &parameters, width, height, |step, after| {
                 check(step, after, &mut found);
             });
@@ -120,10 +60,10 @@ fn every_step_of_every_case_is_torchvisions() {
                 let crop = ViewParameters { flip: false, jitter: None, grayscale: false, ..parameters };
                 found[0] = crc(augmenter.view(&source, &crop, width, height).into_pixels());
             }
-            assert_eq!(found, crcs[case], "case {case}: {augmenter:?} {parameters:?}");
+            assert_eq!(found, case.crcs, "case {number}: {augmenter:?} {parameters:?}");
             steps_seen.iter_mut().zip(&found).for_each(|(seen, &crc)| *seen += i32::from(crc != -1));
         }
-        bytes_seen += (0..7).filter(|step| golden.0.contains_key(&format!("bytes.{case}.{step}"))).count();
+        bytes_seen += (0..STEPS).filter(|step| golden.get(&format!("bytes.{number}.{step}")).is_some()).count();
     }
     // The fixture tries every step often enough to mean something.
     assert!(steps_seen.iter().all(|&count| count >= 40) && bytes_seen >= 40, "{steps_seen:?} {bytes_seen}");
@@ -152,38 +92,16 @@ fn every_colour_is_converted_alike() {
 #[test]
 fn every_colour_is_adjusted_alike() {
     let golden = Golden::load();
-    let steps: Vec<Vec<f64>> = golden.0["colour_steps"].to_vec2().unwrap();
-    let crcs: Vec<i64> = golden.values("colour_step_crcs");
-    assert!(steps.len() >= 25);
-    let side = 4096;
-    let colours = (0..1u32 << 24).flat_map(|n| [(n >> 16) as u8, (n >> 8) as u8, n as u8]).collect();
-    let colours = Picture::new(side, side, colours).unwrap();
-    let plain = ViewParameters {
-        crop: Crop::whole(side, side),
-        flip: false,
-        jitter: None,
-        grayscale: false,
-        blur: None,
-        solarize: None,
-    };
-    let no_jitter = Jitter { order: Adjustment::ALL, brightness: None, contrast: None, saturation: None, hue: None };
+    let side = COLOURS_SIDE;
+    let colours = Picture::new(side, side, all_colours()).unwrap();
     let mut augmenters: Vec<Augmenter> = augmenters().collect();
-    for (step, expected) in steps.iter().zip(crcs) {
-        let factor = Some(step[1]);
-        let jitter = match step[0] as u32 {
-            0 => Some(Jitter { brightness: factor, ..no_jitter }),
-            1 => Some(Jitter { contrast: factor, ..no_jitter }),
-            2 => Some(Jitter { saturation: factor, ..no_jitter }),
-            3 => Some(Jitter { hue: factor, ..no_jitter }),
-            _ => None,
-        };
-        let parameters = ViewParameters { jitter, grayscale: jitter.is_none(), ..plain };
+    for (parameters, expected) in golden.colour_steps() {
         let (reference, fast) = augmenters.split_first_mut().unwrap();
         let found = reference.view(&colours, &parameters, side, side);
-        assert_eq!(crc(found.pixels().iter().copied()), expected, "step and factor {step:?}");
+        assert_eq!(crc(found.pixels().iter().copied()), expected, "{parameters:?}");
         for augmenter in fast {
             let same = augmenter.view(&colours, &parameters, side, side) == found;
-            assert!(same, "{augmenter:?}, step and factor {step:?}");
+            assert!(same, "{augmenter:?}, {parameters:?}");
         }
     }
 }
@@ -193,7 +111,7 @@ fn blurs_are_torchvisions_to_a_unit() {
     let golden = Golden::load();
     let (mut bytes, mut differ) = (0, 0);
     for number in 0.. {
-        let Some(case) = golden.0.get(&format!("blur.{number}.case")) else {
+        let Some(case) = golden.get(&format!("blur.{number}.case")) else {
             assert!(number >= 8);
             break;
         };
