@@ -55,8 +55,10 @@ fn ten_losses_are_those_of_the_cpu() {
         if more.is_empty() {
             full.clone_from(&cpu);
         }
-        assert_eq!((cpu.len(), gpu.len()), (10, 10));
-        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        // In f16 the first steps may overflow, until the loss has its scale.
+        let left_out = if more.contains("f16") { 4 } else { 0 };
+        assert!(cpu.len() == 10 && (10 - left_out..=10).contains(&gpu.len()), "{more}: {cpu:?} {gpu:?}");
+        for (cpu, gpu) in cpu[10 - gpu.len()..].iter().zip(&gpu) {
             assert!((cpu - gpu).abs() <= far * cpu, "{more}: {cpu} and {gpu}");
         }
     }

@@ -23,8 +23,9 @@ const TESTED: [&str; 4] = ["simclr-ops", "simclr-data", "simclr-model", "simclr-
 const GOLDEN: &str = "golden_gpu";
 const FIXTURES: &str = "golden";
 
-/// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits and f16 to eleven.
-const FAR: [(&str, f64); 3] = [("f32", 1e-5), ("bf16", 1e-2), ("f16", 2e-3)];
+/// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits and f16 to
+/// eleven; and how many of the first steps may be left out: in f16 until the loss has its scale.
+const FAR: [(&str, f64, usize); 3] = [("f32", 1e-5, 0), ("bf16", 1e-2, 0), ("f16", 2e-3, 4)];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -209,13 +210,13 @@ fn losses(folder: &Path, scratch: &Path, small: bool) -> anyhow::Result<Value> {
     };
     let cpu = train("cpu", "f32")?;
     let mut all = json!({ "cpu f32": cpu });
-    for (precision, far) in FAR {
+    for (precision, far, left_out) in FAR {
         let gpu = train("cuda", precision)?;
-        let worst = worst(&cpu, &gpu);
+        let worst = worst(&cpu[cpu.len().saturating_sub(gpu.len())..], &gpu);
         println!("losses of ten steps in {precision}: {worst:.1e} from the CPU's at most");
         all[format!("cuda {precision}")] = json!(gpu);
         all[format!("{precision} from the cpu")] =
-            json!({ "worst": worst, "allowed": far, "ok": worst <= far && gpu.len() == 10 });
+            json!({ "worst": worst, "allowed": far, "ok": worst <= far && gpu.len() + left_out >= 10 });
     }
     Ok(all)
 }
@@ -284,7 +285,7 @@ fn row(what: &str, ours: Value, peer: Option<Value>, figure: &str) -> Value {
 fn is_ok(report: &Value) -> bool {
     let tests = report["tests"].as_object().map_or(vec![], |tests| tests.values().collect());
     let losses_ok =
-        FAR.iter().all(|(precision, _)| report["losses"][format!("{precision} from the cpu")]["ok"] == true);
+        FAR.iter().all(|(precision, ..)| report["losses"][format!("{precision} from the cpu")]["ok"] == true);
     let tests_ok = !tests.is_empty() && tests.into_iter().chain([&report["golden"]]).all(is_well);
     let measured = report["benchmarks"].as_array().is_none_or(|rows| rows.iter().all(|row| row["error"].is_null()));
     tests_ok && losses_ok && curves::is_ok(&report["curves"]) && measured
