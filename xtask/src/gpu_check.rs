@@ -6,6 +6,7 @@
 
 mod curves;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,8 +24,11 @@ const TESTED: [&str; 4] = ["simclr-ops", "simclr-data", "simclr-model", "simclr-
 const GOLDEN: &str = "golden_gpu";
 const FIXTURES: &str = "golden";
 
+/// The loss of every step that was made.
+type Losses = BTreeMap<u64, f64>;
+
 /// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits and f16 to
-/// eleven; and how many of the first steps may be left out: in f16 until the loss has its scale.
+/// eleven; and how many steps may be left out: in f16 until the loss has its scale.
 const FAR: [(&str, f64, usize); 3] = [("f32", 1e-5, 0), ("bf16", 1e-2, 0), ("f16", 2e-3, 4)];
 
 #[derive(clap::Args)]
@@ -201,7 +205,7 @@ fn outcome(text: &str) -> anyhow::Result<Value> {
 /// The losses of the first ten steps, on the CPU and on the GPU in both precisions, from the same start on the same views.
 fn losses(folder: &Path, scratch: &Path, small: bool) -> anyhow::Result<Value> {
     let width = if small { "4" } else { "16" };
-    let train = |device: &str, precision: &str| -> anyhow::Result<Vec<f64>> {
+    let train = |device: &str, precision: &str| -> anyhow::Result<Losses> {
         let run = scratch.join(format!("losses-{device}-{precision}"));
         let data = ["--data", "shapes", "--subset", "704", "--arch", "resnet18", "--width", width];
         // At larger rates Adam makes of the sign of a gradient that is nothing but rounding a step as large as any other.
@@ -212,7 +216,7 @@ fn losses(folder: &Path, scratch: &Path, small: bool) -> anyhow::Result<Value> {
     let mut all = json!({ "cpu f32": cpu });
     for (precision, far, left_out) in FAR {
         let gpu = train("cuda", precision)?;
-        let worst = worst(&cpu[cpu.len().saturating_sub(gpu.len())..], &gpu);
+        let worst = differences(&cpu, &gpu).into_iter().fold(0.0, f64::max);
         println!("losses of ten steps in {precision}: {worst:.1e} from the CPU's at most");
         all[format!("cuda {precision}")] = json!(gpu);
         all[format!("{precision} from the cpu")] =
@@ -222,7 +226,7 @@ fn losses(folder: &Path, scratch: &Path, small: bool) -> anyhow::Result<Value> {
 }
 
 /// The losses of all steps of a training, which is a run in a new folder.
-fn trained(folder: &Path, run: &Path, arguments: &[&str]) -> anyhow::Result<Vec<f64>> {
+fn trained(folder: &Path, run: &Path, arguments: &[&str]) -> anyhow::Result<Losses> {
     let place = run.display().to_string();
     let told = ["--log-every", "1", "--knn-every", "0", "--json", "--run", &place];
     program(folder, &[&["pretrain"], arguments, &told].concat())?;
@@ -231,17 +235,17 @@ fn trained(folder: &Path, run: &Path, arguments: &[&str]) -> anyhow::Result<Vec<
 }
 
 /// The losses of the steps in a run's metrics.
-fn losses_of(metrics: &str) -> Vec<f64> {
+fn losses_of(metrics: &str) -> Losses {
     let events = metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    events.filter(|event| event["event"] == "step").filter_map(|event| event["loss"].as_f64()).collect()
+    let steps = events.filter(|event| event["event"] == "step");
+    steps.filter_map(|event| Some((event["step"].as_u64()?, event["loss"].as_f64()?))).collect()
 }
 
-/// The greatest difference, relative to the number.
-fn worst(want: &[f64], got: &[f64]) -> f64 {
-    if want.len() != got.len() || want.is_empty() {
-        return f64::INFINITY;
-    }
-    want.iter().zip(got).map(|(want, got)| (want - got).abs() / want.abs()).fold(0.0, f64::max)
+/// Of every step of `got` how far its loss is from the one of `want`, relative to that; infinitely far where there is none.
+fn differences(want: &Losses, got: &Losses) -> Vec<f64> {
+    let difference =
+        |(step, got): (&u64, &f64)| want.get(step).map_or(f64::INFINITY, |want| (want - got).abs() / want.abs());
+    got.iter().map(difference).collect()
 }
 
 /// Ours, the peer's beside it where one is named, and their ratio.
@@ -334,11 +338,12 @@ not json"#;
 
     #[test]
     fn all_is_well_only_if_tests_ran_and_losses_agree() {
-        let losses =
-            losses_of("{\"event\":\"step\",\"loss\":2.0}\n{\"event\":\"knn\"}\n{\"event\":\"step\",\"loss\":1.0}\n");
-        assert_eq!(losses, [2.0, 1.0]);
-        assert_eq!(worst(&losses, &[2.0, 1.1]), (1.0f64 - 1.1).abs());
-        assert_eq!(worst(&losses, &[2.0]), f64::INFINITY);
+        let losses = losses_of(
+            "{\"event\":\"step\",\"step\":1,\"loss\":2.0}\n{\"event\":\"knn\"}\n{\"event\":\"step\",\"step\":3,\"loss\":1.0}\n",
+        );
+        assert_eq!(losses, Losses::from([(1, 2.0), (3, 1.0)]));
+        let from = |got: &[(u64, f64)]| differences(&losses, &got.iter().copied().collect());
+        assert_eq!((from(&[(3, 1.5)]), from(&[(1, 2.0), (2, 1.0)])), (vec![0.5], vec![0.0, f64::INFINITY]));
         let well = json!({ "ok": true });
         let report = |passed: u64, skipped: u64| {
             json!({

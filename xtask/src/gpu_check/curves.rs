@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::trained;
+use super::{Losses, differences, trained};
 
 /// What is trained, and at which width: more than an epoch. It ends before the last one does, and so without what is asked of the features.
 const RECIPE: (&str, &str) = ("--subset 5120 --batch 64 --epochs 2 --max-steps 100", "16");
@@ -40,8 +40,8 @@ pub(super) fn curves(folder: &Path, scratch: &Path, small: bool) -> anyhow::Resu
 }
 
 /// The largest and the mean difference, relative to the number, and whether the mean one is allowed.
-fn apart(want: &[f64], got: &[f64]) -> Value {
-    let differences: Vec<f64> = want.iter().zip(got).map(|(want, got)| (want - got).abs() / want.abs()).collect();
+fn apart(want: &Losses, got: &Losses) -> Value {
+    let differences = differences(want, got);
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
     let largest = differences.iter().copied().fold(0.0, f64::max);
     let ok = want.len() == got.len() && mean <= APART;
@@ -59,6 +59,8 @@ mod tests {
 
     #[test]
     fn curves_are_near_in_the_mean_and_as_long() {
+        let curve = |losses: &[f64]| (1..).zip(losses.iter().copied()).collect::<Losses>();
+        let apart = |want: &[f64], got: &[f64]| super::apart(&curve(want), &curve(got));
         let near = apart(&[2.0, 4.0, 1.0, 1.0], &[2.0, 4.2, 1.0, 1.0]);
         assert!((near["mean"].as_f64().unwrap() - 0.0125).abs() < 1e-12, "{near}");
         assert!((near["largest"].as_f64().unwrap() - 0.05).abs() < 1e-12 && near["ok"] == true, "{near}");

@@ -39,6 +39,7 @@ pub enum Numbers<'a> {
 /// # Errors
 /// [`OpsError::Shape`] or [`OpsError::Dtype`] if a tensor is not like this, if there is no view, or if views are empty or larger than
 /// [`LARGEST_VIEW`]; [`OpsError::View`] if a view is of a picture that is not there.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "on the CPU nothing is sent"))]
 pub fn make_views(
     pictures: &Tensor,
     views: &PackedViews,

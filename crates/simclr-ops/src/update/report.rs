@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
 use crate::context::Context;
 use crate::error::OpsError;
 
