@@ -60,6 +60,35 @@ __device__ void moments(const T *x, float *partial, int64_t rows, int channels) 
     write_block_sums<N>(sum, square, partial, channels, inside);
 }
 
+// Threads that fold the chunks of a channel, and channels of a block that folds: as many loads are on their way at once.
+constexpr int FOLDERS = 16, FOLDED = 32;
+
+// Folds the chunks of `write_block_sums` of a channel of `group`: `a` and `b` are their sums in the first row of threads.
+__device__ void fold(const float *partial, int channels, int chunks, int group, double &a, double &b) {
+    __shared__ double shared[2][FOLDERS][FOLDED];
+    const int channel = blockIdx.x * FOLDED + threadIdx.x;
+    a = b = 0;
+    if (channel < channels) {
+        partial += int64_t(group) * chunks * 2 * channels + channel;
+#pragma unroll 8
+        for (int chunk = threadIdx.y; chunk < chunks; chunk += FOLDERS) {
+            const float *of_chunk = partial + int64_t(chunk) * 2 * channels;
+            a += of_chunk[0];
+            b += of_chunk[channels];
+        }
+    }
+    // Whoever folded before has read what is written now.
+    __syncthreads();
+    shared[0][threadIdx.y][threadIdx.x] = a;
+    shared[1][threadIdx.y][threadIdx.x] = b;
+    __syncthreads();
+    if (threadIdx.y > 0) return;
+    for (int folder = 1; folder < FOLDERS; ++folder) {
+        a += shared[0][folder][threadIdx.x];
+        b += shared[1][folder][threadIdx.x];
+    }
+}
+
 // Folds the chunks of `moments` into sums[group] = [Σ x, Σ x²] (if FOLD), and makes of these what normalises the group (if FINISH).
 // Between the two the sums of several processes are added up.
 enum Phase { FOLD = 1, FINISH = 2 };
@@ -67,16 +96,12 @@ enum Phase { FOLD = 1, FINISH = 2 };
 template <class T>
 __device__ void statistics(const T *x, const float *partial, double *sums, float *of_group, const float *weight,
                            const float *bias, int64_t rows, int channels, int chunks, double count, double eps, int phase) {
-    const int channel = blockIdx.x * blockDim.x + threadIdx.x, group = blockIdx.y;
-    if (channel >= channels) return;
+    const int channel = blockIdx.x * FOLDED + threadIdx.x, group = blockIdx.y;
+    double sum = 0, square = 0;
+    if (phase & FOLD) fold(partial, channels, chunks, group, sum, square);
+    if (threadIdx.y > 0 || channel >= channels) return;
     double *own = sums + int64_t(group) * 2 * channels + channel;
     if (phase & FOLD) {
-        double sum = 0, square = 0;
-        partial += int64_t(group) * chunks * 2 * channels + channel;
-        for (int chunk = 0; chunk < chunks; ++chunk, partial += 2 * channels) {
-            sum += partial[0];
-            square += partial[channels];
-        }
         const double k = widen(x[group * rows * channels + channel]), n = double(rows);
         own[0] = sum + n * k;
         own[channels] = square + 2 * k * sum + n * k * k;
@@ -185,32 +210,23 @@ __device__ void gradient_sums(const T *x, const T *y, const T *grad, T *passed, 
     write_block_sums<N>(sum, product, partial, channels, inside);
 }
 
-// Folds the chunks of `gradient_sums` into sums[group] (if FOLD), and makes of these dx = g · scale + (x - mean) · by_x + constant
-// as coefficients[group] = [by_x, constant] (if FINISH).
-extern "C" __global__ void batch_norm_fold_gradients(const float *partial, double *sums, int channels, int chunks) {
-    const int channel = blockIdx.x * blockDim.x + threadIdx.x, group = blockIdx.y;
-    if (channel >= channels) return;
-    double sum = 0, product = 0;
-    partial += int64_t(group) * chunks * 2 * channels + channel;
-    for (int chunk = 0; chunk < chunks; ++chunk, partial += 2 * channels) {
-        sum += partial[0];
-        product += partial[channels];
-    }
-    sums[int64_t(group) * 2 * channels + channel] = sum;
-    sums[(int64_t(group) * 2 + 1) * channels + channel] = product;
-}
-
-// The gradients of weight and bias, of this process's own sums over all groups.
-extern "C" __global__ void batch_norm_parameter_gradients(const double *sums, const float *of_group, float *weight_grad, float *bias_grad,
-                                                          int channels, int groups, double eps) {
-    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+// Folds the chunks of `gradient_sums` into sums[group], and makes of these the gradients of weight and bias, which are of this process's own
+// sums over all groups.
+extern "C" __global__ void batch_norm_fold_gradients(const float *partial, double *sums, const float *of_group, float *weight_grad,
+                                                     float *bias_grad, int channels, int groups, int chunks, double eps) {
+    const int channel = blockIdx.x * FOLDED + threadIdx.x;
     double weight = 0, bias = 0;
     for (int group = 0; group < groups; ++group) {
+        double sum, product;
+        fold(partial, channels, chunks, group, sum, product);
+        if (threadIdx.y > 0 || channel >= channels) continue;
+        sums[int64_t(group) * 2 * channels + channel] = sum;
+        sums[(int64_t(group) * 2 + 1) * channels + channel] = product;
         const double var = of_group[(int64_t(group) * ARRAYS + VAR) * channels + channel];
-        bias += sums[int64_t(group) * 2 * channels + channel];
-        weight += sums[(int64_t(group) * 2 + 1) * channels + channel] / sqrt(var + eps);
+        bias += sum;
+        weight += product / sqrt(var + eps);
     }
+    if (threadIdx.y > 0 || channel >= channels) return;
     weight_grad[channel] = float(weight);
     bias_grad[channel] = float(bias);
 }
@@ -285,4 +301,3 @@ OF_TYPE(bf16, bf16)
 OF_TYPE(f16, f16)
 HOST_KERNEL(batch_norm_follow)
 HOST_KERNEL(batch_norm_fold_gradients)
-HOST_KERNEL(batch_norm_parameter_gradients)

@@ -17,6 +17,10 @@ const THREADS: usize = 256;
 const BLOCKS: usize = 1024;
 const ROWS_OF_A_THREAD: usize = 8;
 
+/// Threads that fold the chunks of a channel, and channels of a block that folds, as in the kernels.
+const FOLDERS: usize = 16;
+const FOLDED: usize = 32;
+
 /// Arrays of one number a channel that a group has: mean, variance, scale, shift.
 const ARRAYS: usize = 4;
 
@@ -116,10 +120,9 @@ impl Cut {
         unsafe { empty((self.groups, 2, self.channels), DType::F64, device) }
     }
 
-    /// A thread for every channel of each group.
-    fn of_channels(&self) -> Grid {
-        let Grid { blocks: [x, ..], .. } = Grid::one_for_each(self.channels);
-        Grid { blocks: [x, self.groups, 1], ..Grid::one_for_each(self.channels) }
+    /// A column of threads for every channel, of all groups or of each of so many.
+    fn folding(&self, groups: usize) -> Grid {
+        Grid { blocks: [self.channels.div_ceil(FOLDED), groups, 1], threads: [FOLDED, FOLDERS], shared: 0 }
     }
 }
 
@@ -161,7 +164,7 @@ pub(super) fn forward(
         let arguments = [&made_of[..], &sums, &affine, &sizes, &numbers].concat();
         let kernel = format!("batch_norm_statistics_{}", suffix(OP, "x", x.dtype())?);
         // SAFETY: these are the arguments of the kernel; shapes were checked, and partial sums are as `cut` says.
-        unsafe { KERNELS.launch(device, &kernel, cut.of_channels(), &arguments) }
+        unsafe { KERNELS.launch(device, &kernel, cut.folding(cut.groups), &arguments) }
     };
     let arguments = [made_of, sizes].concat();
     // SAFETY: as above.
@@ -261,24 +264,23 @@ pub(super) fn backward_in_place(
     ];
     // SAFETY: these are the arguments of the kernel; the shapes were checked, and partial sums are as `cut` says. So for the others.
     unsafe { KERNELS.launch(device, &format!("batch_norm_gradient_sums_{}", cut.suffix), cut.grid, &arguments) }?;
-    let arguments = [partial_at, sums_at, channels, Argument::size(cut.chunks)];
-    // SAFETY: as above.
-    unsafe { KERNELS.launch(device, "batch_norm_fold_gradients", cut.of_channels(), &arguments) }?;
     // SAFETY: the kernel writes both.
     let [weight, bias] =
         unsafe { [empty(cut.channels, DType::F32, device)?, empty(cut.channels, DType::F32, device)?] };
     let arguments = [
+        partial_at,
         sums_at,
         of_group,
         Argument::Pointer(pointer(OP, "gradient of weight", &weight, DType::F32)?),
         Argument::Pointer(pointer(OP, "gradient of bias", &bias, DType::F32)?),
         channels,
         Argument::size(cut.groups),
+        Argument::size(cut.chunks),
         eps,
     ];
     // The gradients of weight and bias are this process's share; the mean of the batch is over all processes.
     // SAFETY: as above.
-    unsafe { KERNELS.launch(device, "batch_norm_parameter_gradients", Grid::one_for_each(cut.channels), &arguments) }?;
+    unsafe { KERNELS.launch(device, "batch_norm_fold_gradients", cut.folding(1), &arguments) }?;
     if !ctx.reduction().is_alone() {
         sums = sum_over_all(ctx, &sums)?;
     }

@@ -37,12 +37,24 @@ struct Kernel {
     seconds: f64,
 }
 
-impl Kernel {
-    fn add(&mut self, chip: &Chip, rate: f64, operations: f64, bytes: f64) {
-        self.launches += 1;
-        self.operations += operations;
-        self.bytes += bytes;
-        self.seconds += (operations / rate).max(bytes / chip.memory) + chip.launch;
+/// The kernels of a step by their names, in the order in which the first of each comes.
+struct Kernels<'a> {
+    chip: &'a Chip,
+    rows: Vec<(&'static str, Kernel)>,
+}
+
+impl Kernels<'_> {
+    /// One more launch, of so many operations at `rate` and so many bytes.
+    fn add(&mut self, name: &'static str, rate: f64, operations: f64, bytes: f64) {
+        let at = self.rows.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            self.rows.push((name, Kernel::default()));
+            self.rows.len() - 1
+        });
+        let kernel = &mut self.rows[at].1;
+        kernel.launches += 1;
+        kernel.operations += operations;
+        kernel.bytes += bytes;
+        kernel.seconds += (operations / rate).max(bytes / self.chip.memory) + self.chip.launch;
     }
 }
 
@@ -60,68 +72,59 @@ struct Step<'a> {
     size: usize,
 }
 
-/// The kernels of a step, in the order in which they come.
+/// The kernels of a step.
 fn kernels(step: &Step<'_>, chip: &Chip) -> Vec<(&'static str, Kernel)> {
+    let (tensor, plain) = (chip.products, chip.products_f32);
     let views = 2.0 * step.batch as f64;
     let b = step.width;
-    let mut of = [Kernel::default(); 13];
-    let [augment, pack, forward, moments, normalise, pool, head, loss, sums, input, dx, dw, update] = &mut of;
+    let mut of = Kernels { chip, rows: Vec::new() };
     let pixels = 3.0 * (step.size * step.size) as f64;
     // Pictures and views once each; resize and colours are a few hundred operations a number.
-    augment.add(chip, chip.products_f32, views * pixels * 300.0, views * pixels * (1.0 + b));
+    of.add("augmentation", plain, views * pixels * 300.0, views * pixels * (1.0 + b));
     for (i, layer) in step.layers.iter().enumerate() {
         let (x, y) = (views * layer.numbers_in() as f64, views * layer.numbers_out() as f64);
         let weights = (layer.c_in * layer.c_out * layer.kernel * layer.kernel) as f64;
         let operations = 2.0 * views * layer.multiply_adds as f64;
         let product = b * (x + y + weights);
         let residual = if layer.has_residual { 1.0 } else { 0.0 };
-        pack.add(chip, chip.products_f32, 0.0, weights * (4.0 + b));
-        forward.add(chip, chip.products, operations, product);
-        moments.add(chip, chip.products_f32, 3.0 * y, b * y);
-        normalise.add(chip, chip.products_f32, 2.0 * y, b * y * (2.0 + residual));
+        of.add("weights to and from their order", plain, 0.0, weights * (4.0 + b));
+        of.add("convolution, forward", tensor, operations, product);
+        of.add("batch norm, moments", plain, 3.0 * y, b * y);
+        of.add("batch norm, normalise", plain, 2.0 * y, b * y * (2.0 + residual));
         // With a residual the output is read for the ReLU's mask, and what passed it is written.
-        sums.add(chip, chip.products_f32, 4.0 * y, b * y * (2.0 + 2.0 * residual));
-        input.add(chip, chip.products_f32, 5.0 * y, b * y * 3.0);
-        dw.add(chip, chip.products, operations, product);
-        pack.add(chip, chip.products_f32, 0.0, weights * (4.0 + b));
+        of.add("batch norm, gradient sums", plain, 4.0 * y, b * y * (2.0 + 2.0 * residual));
+        of.add("batch norm, dX", plain, 5.0 * y, b * y * 3.0);
+        // Sums of blocks, forward and backward, and the running statistics: next to nothing, but launched.
+        for _ in 0..3 {
+            of.add("batch norm, of channels", plain, 0.0, 0.0);
+        }
+        of.add("convolution, dW", tensor, operations, product);
+        of.add("weights to and from their order", plain, 0.0, weights * (4.0 + b));
         // Nobody asks for the gradient of the pictures.
         if i > 0 {
-            dx.add(chip, chip.products, operations, product);
+            of.add("convolution, dX", tensor, operations, product);
         }
     }
     let last = step.layers.last().map_or(0, LayerSizes::numbers_out) as f64;
     for _ in 0..2 {
-        pool.add(chip, chip.products_f32, views * last, views * (b * last + 4.0 * step.features));
+        of.add("pooling", plain, views * last, views * (b * last + 4.0 * step.features));
     }
     // Two linear layers, each three products.
     for (c_in, c_out) in [(step.features, step.hidden), (step.hidden, step.dim)] {
         for _ in 0..3 {
             let bytes = 4.0 * (views * (c_in + c_out) + c_in * c_out);
-            head.add(chip, chip.products_f32, 2.0 * views * c_in * c_out, bytes);
+            of.add("head", plain, 2.0 * views * c_in * c_out, bytes);
         }
     }
     // Similarities twice, forward and backward, and their product with the rows; the matrix stays in a cache, a tile at a time.
     for _ in 0..3 {
-        loss.add(chip, chip.products_f32, 2.0 * views * views * step.dim, 4.0 * 2.0 * views * step.dim);
+        of.add("loss", plain, 2.0 * views * views * step.dim, 4.0 * 2.0 * views * step.dim);
     }
-    // Adam reads parameter, gradient and two moments, and writes three of them.
-    update.add(chip, chip.products_f32, 12.0 * step.parameters, 4.0 * 7.0 * step.parameters);
-    let names = [
-        "augmentation",
-        "weights to and from their order",
-        "convolution, forward",
-        "batch norm, moments",
-        "batch norm, normalise",
-        "pooling",
-        "head",
-        "loss",
-        "batch norm, gradient sums",
-        "batch norm, dX",
-        "convolution, dX",
-        "convolution, dW",
-        "optimizer",
-    ];
-    names.into_iter().zip(of).collect()
+    // The norm of all gradients, what is done about it, and Adam, which reads parameter, gradient and two moments and writes three of them.
+    of.add("optimizer", plain, 2.0 * step.parameters, 4.0 * step.parameters);
+    of.add("optimizer", plain, 0.0, 0.0);
+    of.add("optimizer", plain, 12.0 * step.parameters, 4.0 * 7.0 * step.parameters);
+    of.rows
 }
 
 pub(super) fn command(arguments: &BenchRooflineArguments, output: &Output) -> anyhow::Result<Ending> {
@@ -211,9 +214,11 @@ mod tests {
 
     #[test]
     fn a_kernel_takes_the_longer_of_its_two_times() {
-        let mut kernel = Kernel::default();
-        kernel.add(&CHIP, 1e12, 2e12, 1e9);
-        kernel.add(&CHIP, 1e12, 1e12, 3e9);
+        let mut of = Kernels { chip: &CHIP, rows: Vec::new() };
+        of.add("one", 1e12, 2e12, 1e9);
+        of.add("other", 1e12, 0.0, 0.0);
+        of.add("one", 1e12, 1e12, 3e9);
+        let [("one", kernel), ("other", _)] = of.rows[..] else { panic!("{:?}", of.rows) };
         assert!((kernel.seconds - (2.0 + 3.0 + 2e-6)).abs() < 1e-12);
         assert_eq!((kernel.launches, kernel.operations, kernel.bytes), (2, 3e12, 4e9));
     }
