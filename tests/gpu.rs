@@ -100,6 +100,13 @@ fn a_run_in_f16_goes_on_with_its_loss_scale() {
     result(&format!("{typed} --max-steps 4 --run {}", whole.display()));
     result(&format!("{typed} --max-steps 3 --run {}", parts.display()));
     result(&format!("pretrain --run {} --resume --max-steps 4", parts.display()));
+    // Where there is no GPU it can be looked at nevertheless.
+    let looked_at = run(&format!("report {} --device cpu --out {}", parts.display(), at("report.html").display()));
+    assert!(
+        looked_at.status == Some(0) && looked_at.stderr.contains("in f16, which cpu has not"),
+        "{}",
+        looked_at.stderr
+    );
     let [whole, parts] = [whole, parts].map(|run| end_of(&run));
     assert!(whole.0 == parts.0 && whole.1 == parts.1, "the parts are not the whole");
     let optimizer = candle_core::safetensors::load_buffer(&whole.1, &candle_core::Device::Cpu).unwrap();

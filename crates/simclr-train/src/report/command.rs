@@ -9,12 +9,14 @@ use serde_json::json;
 use super::{Report, html};
 use crate::checkpoint;
 use crate::cli::ReportArguments;
+use crate::config::Precision;
 use crate::data_sets::Place;
 use crate::figure::Figure;
 use crate::imagenet::ImageNet;
 use crate::output::Output;
 use crate::ranks::Ranks;
 use crate::run_folder::{RunFolder, write_whole};
+use crate::settings::flat_name;
 use crate::study::Study;
 use crate::summary::{self, Outcome};
 use crate::{Ending, machine, metrics};
@@ -30,19 +32,27 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     let alone = Ranks::alone();
     machine::use_threads(arguments.machine.threads)?;
     let device = machine::device(arguments.machine.device.as_deref().unwrap_or(&config.device))?;
-    machine::must_compute_in(config.precision, &device)?;
+    let mut judged = config.clone();
+    if !Precision::of(machine::capability(&device)?).contains(&config.precision) {
+        judged.precision = Precision::F32;
+        output.say(format!(
+            "{} has no {}: it computes in f32",
+            machine::describe(&device),
+            flat_name(&config.precision)
+        ));
+    }
     // Only read: somebody may be training it.
     let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
         bail!("{}: the run has no checkpoint yet, and a report is about one", path.display());
     };
-    let (model, _, state) = checkpoint::load(&newest, &device, &config.context())?;
+    let (model, _, state) = checkpoint::load(&newest, &device, &judged.context())?;
     let imagenet = ImageNet::of(&arguments.imagenet, &device)?;
     let place = Place::of(&config, arguments.cache.as_deref());
     let opened = config.data.train(place, config.subset, output)?;
     opened.must_be(&config)?;
     let train = opened.pictures;
     let test = config.data.test(place, None, output)?;
-    let study = Study::of(&model, &train, test, imagenet.as_ref(), (&config, &device), &alone, output)?;
+    let study = Study::of(&model, &train, test, imagenet.as_ref(), (&judged, &device), &alone, output)?;
     let (pictures_per_step, pictures) = (config.pictures_per_step(), train.len());
     let outcome = Outcome { state, pictures_per_step, pictures, ranks: alone.count(), study };
     // What was measured up to the checkpoint.
