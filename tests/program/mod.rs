@@ -8,7 +8,9 @@ use serde_json::Value;
 
 /// The program with the arguments of a command line that has no quotes in it.
 pub(crate) fn program(arguments: &str) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_simclr-train"));
+    // `cargo xtask gpu-check` also runs tests where nothing was built.
+    let path = std::env::var_os("SIMCLR_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_simclr-train").into());
+    let mut program = Command::new(path);
     program.args(arguments.split_whitespace()).stdin(Stdio::null());
     program
 }

@@ -27,6 +27,9 @@ const FIXTURES: &str = "golden";
 /// The loss of every step that was made.
 type Losses = BTreeMap<u64, f64>;
 
+/// The tests of the program on a GPU, among the executables.
+const PROGRAM_TESTS: &str = "gpu";
+
 /// How far ten losses on a GPU may be from those of the CPU: f32 sums in another order, bf16 rounds to eight bits and f16 to
 /// eleven; and how many steps may be left out: in f16 until the loss has its scale.
 const FAR: [(&str, f64, usize); 3] = [("f32", 1e-5, 0), ("bf16", 1e-2, 0), ("f16", 2e-3, 4)];
@@ -76,6 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = json!({ "device": device(&folder)? });
     report["tests"] = tests(&folder);
     report["golden"] = or_error(golden(&folder));
+    report["program"] = or_error(program_tests(&folder));
     report["losses"] = or_error(losses(&folder, scratch.path(), arguments.small));
     report["curves"] = or_error(curves::curves(&folder, scratch.path(), arguments.small));
     if !arguments.no_bench {
@@ -99,7 +103,8 @@ fn pack(folder: &Path, flags: &[String]) -> anyhow::Result<()> {
     // All at once: of another choice of packages cargo would compile candle again. The program is built for the tests of PyTorch's numbers.
     let packages = TESTED.iter().flat_map(|name| ["-p", name]).chain(["-p", PROGRAM]);
     let mut build = cargo();
-    build.args(["test", "--no-run", "--lib", "--test", GOLDEN, "--message-format", "json"]).args(packages).args(flags);
+    build.args(["test", "--no-run", "--lib", "--test", GOLDEN, "--test", PROGRAM_TESTS, "--message-format", "json"]);
+    build.args(packages).args(flags);
     let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
     let found = executables(&String::from_utf8_lossy(&output.stdout));
@@ -112,6 +117,7 @@ fn pack(folder: &Path, flags: &[String]) -> anyhow::Result<()> {
         copy(&name.replace('-', "_"), true)?;
     }
     copy(GOLDEN, true)?;
+    copy(PROGRAM_TESTS, true)?;
     copy(PROGRAM, false)?;
     let numbers = crate::root().join("tests/golden");
     for entry in fs::read_dir(&numbers).with_context(|| numbers.display().to_string())? {
@@ -172,6 +178,13 @@ fn golden(folder: &Path) -> anyhow::Result<Value> {
     let numbers = folder.join(FIXTURES);
     let numbers = numbers.canonicalize().with_context(|| numbers.display().to_string())?;
     tested(GOLDEN, Command::new(folder.join(GOLDEN)).env("SIMCLR_GOLDEN", numbers))
+}
+
+/// Runs the tests of the program: runs that go on, steps that are left out, other precisions, pictures that are sent.
+fn program_tests(folder: &Path) -> anyhow::Result<Value> {
+    let program = folder.join(PROGRAM);
+    let program = program.canonicalize().with_context(|| program.display().to_string())?;
+    tested(PROGRAM_TESTS, Command::new(folder.join(PROGRAM_TESTS)).env("SIMCLR_PROGRAM", program))
 }
 
 /// Runs tests, one after another: they share a GPU.
@@ -290,7 +303,7 @@ fn is_ok(report: &Value) -> bool {
     let tests = report["tests"].as_object().map_or(vec![], |tests| tests.values().collect());
     let losses_ok =
         FAR.iter().all(|(precision, ..)| report["losses"][format!("{precision} from the cpu")]["ok"] == true);
-    let tests_ok = !tests.is_empty() && tests.into_iter().chain([&report["golden"]]).all(is_well);
+    let tests_ok = !tests.is_empty() && tests.into_iter().chain([&report["golden"], &report["program"]]).all(is_well);
     let measured = report["benchmarks"].as_array().is_none_or(|rows| rows.iter().all(|row| row["error"].is_null()));
     tests_ok && losses_ok && curves::is_ok(&report["curves"]) && measured
 }
@@ -349,12 +362,13 @@ not json"#;
             json!({
                 "tests": { "a": { "passed": passed, "failed": 0, "skipped": skipped } },
                 "golden": { "passed": 1, "failed": 0, "skipped": 0 },
+                "program": { "passed": 1, "failed": 0, "skipped": 0 },
                 "losses": { "f32 from the cpu": well, "bf16 from the cpu": well, "f16 from the cpu": well },
                 "curves": { "bf16 from f32": well },
             })
         };
         assert!(is_ok(&report(3, 0)) && !is_ok(&report(3, 1)) && !is_ok(&report(0, 0)) && !is_ok(&json!({})));
-        for part in ["golden", "curves"] {
+        for part in ["golden", "program", "curves"] {
             let mut without = report(3, 0);
             without[part].take();
             assert!(!is_ok(&without), "{part}");
