@@ -178,6 +178,7 @@ void check_all_guards() {
 
 CUresult allocate(CUdeviceptr *to, size_t bytes, int device) {
     cuStandInCount("alloc");
+    if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
     std::lock_guard guard(lock);
     Device &own = devices[device];
     if (bytes > device_memory() || own.used > device_memory() - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -687,7 +688,6 @@ CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) {
 CUresult cuMemAlloc(CUdeviceptr *to, size_t bytes) {
     const int device = device_of("cuMemAlloc", nullptr);
     if (device < 0) return CUDA_ERROR_INVALID_CONTEXT;
-    if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
     return allocate(to, bytes, device);
 }
 

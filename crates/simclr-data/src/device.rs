@@ -294,11 +294,11 @@ mod tests {
     #[cfg(feature = "cuda")]
     fn gpu() -> Option<Device> {
         use std::io::Write as _;
-        let say_skipped = |error: &candle_core::Error| {
+        let say_skipped = |error: &simclr_ops::cuda::DeviceError| {
             let name = std::thread::current().name().unwrap_or("a test").to_owned();
             let _ = writeln!(std::io::stderr(), "!! SKIPPED {name} on a GPU: there is none here ({error})");
         };
-        Device::new_cuda(0).inspect_err(say_skipped).ok()
+        simclr_ops::cuda::open(0).inspect_err(say_skipped).ok()
     }
 
     fn shapes(len: usize) -> Arc<dyn Pictures> {

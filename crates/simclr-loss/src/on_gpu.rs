@@ -53,7 +53,7 @@ mod cuda_tests {
 
     fn gpu() -> Option<Device> {
         use std::io::Write as _;
-        let device = Device::new_cuda(0);
+        let device = simclr_ops::cuda::open(0);
         if let Err(error) = &device {
             let _ = writeln!(std::io::stderr(), "!! SKIPPED nt_xent on a GPU: there is none here ({error})");
         }

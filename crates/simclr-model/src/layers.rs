@@ -33,7 +33,8 @@ impl Training {
     }
 }
 
-/// What a pass in training mode is for. In all of them batches are normalised by their own statistics.
+/// What a pass in training mode is for. In all of them batches are normalised by their own statistics. Where running ones follow, those
+/// of a pass that returns [`PassStatistics`] do so when they are told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The running statistics follow, and gradients are wanted: a training step.

@@ -372,7 +372,7 @@ impl Model {
         self.state.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// Copies of the running statistics, which every forward pass in training moves.
+    /// Copies of the running statistics, which follow forward passes in training.
     ///
     /// # Errors
     /// If there is no memory for them.

@@ -65,11 +65,11 @@ pub(crate) fn finite_differences(
     }
 }
 
-/// The first GPU, for tests of CUDA forms; where there is none the test passes, and says that it was skipped. tests/stand_in is one.
+/// The first GPU, as the program opens it, for tests of CUDA forms; where there is none the test passes, and says that it was skipped. tests/stand_in is one.
 #[cfg(feature = "cuda")]
 pub(crate) fn gpu() -> Option<Device> {
     use std::io::Write as _;
-    match Device::new_cuda(0) {
+    match crate::cuda::open(0) {
         Ok(device) => Some(device),
         Err(error) => {
             let name = std::thread::current().name().unwrap_or("a test").to_owned();

@@ -16,6 +16,7 @@ pub mod contrast;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod downloads;
 pub mod element;
 pub mod error;
 pub mod exponential;

@@ -178,7 +178,7 @@ impl Optimizer {
     /// the attempts.
     ///
     /// # Errors
-    /// As [`Self::apply`], and if `loss` is not one number.
+    /// As [`Self::apply`], and if `loss` is not one number of f64.
     pub fn apply_if_finite(
         &mut self,
         gradients: &Gradients,

@@ -165,7 +165,7 @@ fn saved_numbers_that_do_not_fit_are_all_listed() {
 #[test]
 fn steps_that_are_left_out_do_not_count() {
     let golden = golden();
-    let [loss, bad] = [1.5, f32::NAN].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+    let [loss, bad] = [1.5, f64::NAN].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
     let scale = Scale { mean: 0.5, max_norm: Some(1.0) };
     for (name, rule, learning_rate, decay) in rules() {
         let (plain, finite) = (parameters(&golden, DType::F64), parameters(&golden, DType::F64));
@@ -206,7 +206,7 @@ fn steps_that_are_left_out_do_not_count() {
 #[test]
 fn gradients_of_a_scaled_loss_move_as_those_of_the_loss() {
     let golden = golden();
-    let [loss, other] = [1.5f32, 1.25].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+    let [loss, other] = [1.5, 1.25].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
     let scale = Scale { mean: 1.0, max_norm: Some(1.0) };
     let (name, rule, learning_rate, decay) = rules()[0];
     let (plain, scaled) = (parameters(&golden, DType::F64), parameters(&golden, DType::F64));

@@ -601,6 +601,14 @@ impl Config {
             _ => Group::all(model.parameters(), self.weight_decay),
         };
         let optimizer = simclr_optim::Optimizer::new(self.rule(), &groups, self.learning_rate, &self.context())?;
+        self.scaling(optimizer)
+    }
+
+    /// `optimizer` with a scale of the loss, where gradients are kept in f16.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub(crate) fn scaling(&self, optimizer: simclr_optim::Optimizer) -> anyhow::Result<simclr_optim::Optimizer> {
         Ok(if self.precision == Precision::F16 { optimizer.with_loss_scale()? } else { optimizer })
     }
 

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use simclr_loss::nt_xent_over;
 use simclr_model::{Mode, Model, PassStatistics};
-use simclr_optim::{Gradients, Optimizer};
+use simclr_optim::{Gradients, Optimizer, Report, Scale};
 
 use crate::config::{Config, Views};
 use crate::feed::Pairs;
@@ -35,7 +35,7 @@ pub(crate) struct Contrasted {
     pub(crate) statistics: Vec<PassStatistics>,
     /// The embeddings of both views, rows of unit length, without a graph.
     pub(crate) embeddings: [Tensor; 2],
-    /// What the loss itself took, forward.
+    /// What the loss itself took, forward; on a GPU only until it was asked for.
     pub(crate) loss_time: Duration,
 }
 
@@ -78,6 +78,19 @@ impl Contrast {
     pub(crate) fn complete(&self, gradients: Gradients, batch: usize) -> anyhow::Result<Gradients> {
         let is_sum = self.accumulate == 1 && !self.is_chunked(batch);
         if is_sum { Ok(gradients) } else { self.ranks.summed(gradients) }
+    }
+
+    /// The step that this batch alone makes, of `own` pictures of this process, as training makes it.
+    ///
+    /// # Errors
+    /// As [`Self::complete`], and if the device fails.
+    pub(crate) fn step(&self, optimizer: &mut Optimizer, contrasted: Contrasted, own: usize) -> anyhow::Result<Report> {
+        let Contrasted { loss, gradients, statistics, .. } = contrasted;
+        let gradients = self.complete(gradients, own)?;
+        let scale = Scale { mean: 1.0, max_norm: None };
+        let report = optimizer.apply_if_finite(&gradients, scale, &loss.to_dtype(DType::F64)?, None)?;
+        statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
+        Ok(report)
     }
 
     fn is_chunked(&self, batch: usize) -> bool {
@@ -139,7 +152,7 @@ impl Contrast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use simclr_model::{Arch, ModelConfig};
     use simclr_ops::Context;
     use simclr_ops::random::stream;

@@ -10,8 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use simclr_data::Pictures;
 use simclr_eval::{agreement, spread};
-use simclr_model::{Model, PassStatistics};
+use simclr_model::Model;
 use simclr_ops::Context;
+use simclr_ops::downloads::{Download, Downloads};
 use simclr_optim::{Gradients, Optimizer, Outcome, Report, Reported, Scale, Schedule};
 
 use crate::Usage;
@@ -64,6 +65,7 @@ pub(crate) struct Training<'a> {
     kept: Instant,
     /// Steps whose numbers have not been read, in order; they are not in `state` yet.
     asked: VecDeque<Asked>,
+    downloads: Downloads,
 }
 
 /// A step that was asked for.
@@ -72,16 +74,16 @@ struct Asked {
     learning_rate: f64,
     /// Which pictures its batches are of.
     pictures: Vec<Vec<usize>>,
-    /// Of both views of its last batch.
-    embeddings: [Tensor; 2],
+    /// Of both views of its last batch, if the step is to be logged.
+    embeddings: Option<[Download; 2]>,
 }
 
-/// What a step was.
+/// What a step was that is to be logged.
 struct Step {
     loss: f64,
     grad_norm: f64,
     learning_rate: f64,
-    embeddings: [Tensor; 2],
+    embeddings: [Download; 2],
 }
 
 impl<'a> Training<'a> {
@@ -129,6 +131,7 @@ impl<'a> Training<'a> {
             checkpoints,
             kept,
             asked: VecDeque::new(),
+            downloads: Downloads::default(),
         })
     }
 
@@ -221,6 +224,7 @@ impl<'a> Training<'a> {
     /// finite, and nobody waits for that.
     fn ask(&mut self, batches: &mut Batches, meter: &mut Meter) -> anyhow::Result<()> {
         let accumulate = self.config.accumulate;
+        let mean = 1.0 / accumulate as f64;
         let (mut sums, mut statistics, mut last, mut pictures) =
             (None::<(Tensor, Gradients)>, Vec::new(), None, Vec::new());
         for _ in 0..accumulate {
@@ -228,6 +232,8 @@ impl<'a> Training<'a> {
             self.state.train_seconds += meter.data_came();
             let contrasted = self.contrast.run(&self.model, &self.optimizer, &batch.pairs)?;
             let Contrasted { loss, gradients, statistics: seen, embeddings, .. } = contrasted;
+            // The mean of all of them, in f64.
+            let loss = (loss.to_dtype(DType::F64)? * mean)?;
             sums = Some(match sums {
                 None => (loss, gradients),
                 Some((sum_of_losses, mut sum)) => {
@@ -238,20 +244,24 @@ impl<'a> Training<'a> {
             statistics.extend(seen);
             pictures.push(batch.indices);
             last = Some(embeddings);
-            self.state.train_seconds += meter.batch_ended(self.config.batch);
+            self.state.train_seconds += meter.batch_ended(0);
         }
-        let ((losses, gradients), embeddings) = sums.zip(last).context("a step has at least one batch")?;
+        let ((loss, gradients), embeddings) = sums.zip(last).context("a step has at least one batch")?;
         let own = self.config.batch / self.ranks.count();
         let gradients = self.contrast.complete(gradients, own)?;
-        let mean = 1.0 / accumulate as f64;
         let learning_rate = self.schedule.at(self.steps_asked());
         self.optimizer.set_learning_rate(learning_rate);
         let scale = Scale { mean, max_norm: self.config.clip_norm };
         // A run that ends at a step that cannot be made ends with the parameters that this one would have moved.
         let after = self.asked.back().map(|asked| &asked.report).filter(|_| !self.config.skip_non_finite);
-        let loss = if accumulate == 1 { losses } else { (losses * mean)? };
         let report = self.optimizer.apply_if_finite(&gradients, scale, &loss, after)?;
         statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
+        let is_logged = (self.steps_asked() + 1).is_multiple_of(self.config.log_every);
+        let embeddings = is_logged.then(|| -> anyhow::Result<_> {
+            let [left, right] = &embeddings;
+            Ok([self.downloads.begin(left)?, self.downloads.begin(right)?])
+        });
+        let embeddings = embeddings.transpose()?;
         self.state.train_seconds += meter.batch_ended(0);
         self.asked.push_back(Asked { report, learning_rate, pictures, embeddings });
         Ok(())
@@ -261,7 +271,7 @@ impl<'a> Training<'a> {
     fn settle(&mut self, progress: &mut Progress, meter: &mut Meter, output: &Output) -> anyhow::Result<()> {
         let Some(Asked { report, learning_rate, pictures, embeddings }) = self.asked.pop_front() else { return Ok(()) };
         let Reported { loss, norm: grad_norm, outcome, loss_scale } = report.read()?;
-        self.state.train_seconds += meter.batch_ended(0);
+        self.state.train_seconds += meter.batch_ended(self.config.pictures_per_step());
         match outcome {
             Outcome::Applied => self.state.skipped_in_a_row = 0,
             Outcome::NotFinite => self.leave_out(loss, grad_norm, learning_rate, &pictures, output)?,
@@ -278,12 +288,11 @@ impl<'a> Training<'a> {
         if outcome == Outcome::Applied {
             self.state.loss_sum += loss;
             self.state.losses += 1;
-            let is_due = self.state.step.is_multiple_of(self.config.log_every);
-            event = is_due.then_some(Step { loss, grad_norm, learning_rate, embeddings });
+            event = embeddings.map(|embeddings| Step { loss, grad_norm, learning_rate, embeddings });
         }
         progress.advance(1, &self.progress(meter));
         if let Some(step) = event {
-            let event = self.step_event(&step, meter)?;
+            let event = self.step_event(step, meter)?;
             self.write(&event)?;
         }
         Ok(())
@@ -450,11 +459,12 @@ impl<'a> Training<'a> {
         ]
     }
 
-    fn step_event(&mut self, step: &Step, meter: &mut Meter) -> anyhow::Result<Event> {
-        let [left, right] = &step.embeddings;
-        let here = |rows: &Tensor| self.ranks.rows(&rows.to_device(&Device::Cpu)?);
-        let (left, right) = (here(left)?, here(right)?);
+    fn step_event(&mut self, step: Step, meter: &mut Meter) -> anyhow::Result<Event> {
+        let [left, right] = step.embeddings;
+        let (left, right) = (self.ranks.rows(&left.wait()?)?, self.ranks.rows(&right.wait()?)?);
         let (agreement, spread) = (agreement(&left, &right)?, spread(&left)?);
+        // Meanwhile a GPU goes on: none of its time is to be missing.
+        self.state.train_seconds += meter.batch_ended(0);
         self.state.embedding_std = Some(spread.std);
         let event = Event::Step {
             step: self.state.step,
@@ -487,9 +497,7 @@ impl<'a> Training<'a> {
         let mut step = || -> anyhow::Result<Duration> {
             let began = Instant::now();
             let contrasted = self.contrast.run(&model, &optimizer, &batch.pairs)?;
-            let own = config.batch / self.ranks.count();
-            optimizer.apply(&self.contrast.complete(contrasted.gradients, own)?, 1.0)?;
-            contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
+            self.contrast.step(&mut optimizer, contrasted, config.batch / self.ranks.count())?;
             machine::wait_for(self.device)?;
             Ok(began.elapsed())
         };

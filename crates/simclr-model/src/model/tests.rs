@@ -100,7 +100,7 @@ fn f16_is_for_gpus() {
 #[test]
 fn precisions_on_cuda_follow_f32() {
     use std::io::Write as _;
-    let device = match Device::new_cuda(0) {
+    let device = match simclr_ops::cuda::open(0) {
         Ok(device) => device,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "!! SKIPPED a model on a GPU: there is none here ({error})");

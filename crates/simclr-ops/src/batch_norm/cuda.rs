@@ -401,19 +401,18 @@ mod tests {
         let counter = |device: &Device| Var::from_tensor(&Tensor::new(5i64, device).unwrap()).unwrap();
         let counters = [counter(&Device::Cpu), counter(&device)];
         let running = |mean, var, batches| Running { mean, var, batches, momentum: 0.1 };
-        let report = |loss: f32, device: &Device| {
-            let [loss, steps] = [f64::from(loss), 0.0].map(|number| Tensor::new(number, device).unwrap());
-            let loss = loss.to_dtype(DType::F32).unwrap();
+        let report = |loss: f64, device: &Device| {
+            let [loss, steps] = [loss, 0.0].map(|number| Tensor::new(number, device).unwrap());
             let condition = Condition { loss: &loss, steps: &steps, loss_scale: None, after: None };
             update_if_finite(&ctx, &[], Scale { mean: 1.0, max_norm: None }, condition).unwrap()
         };
-        let [left_out, made] = [f32::NAN, 1.0].map(|loss| report(loss, &Device::Cpu));
+        let [left_out, made] = [f64::NAN, 1.0].map(|loss| report(loss, &Device::Cpu));
         saved.statistics().follow(running(&mean, &var, &counters[0]), Some(&left_out)).unwrap();
         saved.statistics().follow(running(&mean, &var, &counters[0]), Some(&made)).unwrap();
         saved.statistics().follow(running(&mean, &var, &counters[0]), None).unwrap();
         let (_, saved) = forward(&ctx, &x_there, &w_there, &w_there, None, config).unwrap();
         let before = mean_there.to_vec1::<f32>().unwrap();
-        let [left_out, made] = [f32::NAN, 1.0].map(|loss| report(loss, &device));
+        let [left_out, made] = [f64::NAN, 1.0].map(|loss| report(loss, &device));
         saved.statistics().follow(running(&mean_there, &var_there, &counters[1]), Some(&left_out)).unwrap();
         assert_eq!(mean_there.to_vec1::<f32>().unwrap(), before);
         saved.statistics().follow(running(&mean_there, &var_there, &counters[1]), Some(&made)).unwrap();

@@ -139,8 +139,8 @@ impl Descriptors {
                 }
                 .result()?;
                 let found = found.iter().take(count as usize).map(|found| Offer {
-                    algorithm: (Algorithm::$algorithm(found.algo), found.mathType),
-                    is_supported: found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && self.may_multiply_as(found.mathType),
+                    algorithm: (Algorithm::$algorithm(found.algo), self.as_exact(found.mathType)),
+                    is_supported: found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
                     is_deterministic: found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
                     workspace: found.memory,
                     milliseconds: Some(found.time),
@@ -167,9 +167,9 @@ impl Descriptors {
         }
     }
 
-    /// Whether products stay as exact as they were asked to be: of f32, cuDNN may measure TF32 too.
-    fn may_multiply_as(&self, math: sys::cudnnMathType_t) -> bool {
-        self.math != sys::cudnnMathType_t::CUDNN_FMA_MATH || math == self.math
+    /// How an algorithm is to multiply that was measured as `math`: as exactly as was asked for. Of f32, cuDNN may have measured TF32.
+    fn as_exact(&self, math: sys::cudnnMathType_t) -> sys::cudnnMathType_t {
+        if self.math == sys::cudnnMathType_t::CUDNN_FMA_MATH { self.math } else { math }
     }
 
     /// Lets products be those that an algorithm was measured with.

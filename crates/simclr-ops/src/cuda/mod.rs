@@ -40,7 +40,7 @@ pub(crate) struct Gpus {
     /// Where the tables of optimizers leave from.
     pub(crate) tables: Uploads,
     /// Where their reports arrive.
-    pub(crate) reports: Arrivals,
+    pub(crate) reports: Arrivals<f64>,
 }
 
 impl Gpus {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::sys::{CU_MEMHOSTALLOC_WRITECOMBINED, CUevent_flags};
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits};
-use candle_core::cuda_backend::{CudaStorage, WrapErr};
+use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, Shape, Storage, Tensor};
 
@@ -81,41 +81,51 @@ impl Departing {
 }
 
 /// Buffers that numbers have come in, for those that come next.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Arrivals(Arc<Mutex<Vec<Buffer<f64>>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Arrivals<T>(Arc<Mutex<Vec<Buffer<T>>>>);
+
+impl<T> Default for Arrivals<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 /// Numbers on their way to the host.
 #[derive(Debug)]
-pub(crate) struct Arriving {
-    buffer: Buffer<f64>,
+pub(crate) struct Arriving<T> {
+    buffer: Buffer<T>,
     count: usize,
-    arrivals: Arrivals,
+    arrivals: Arrivals<T>,
 }
 
-impl Arrivals {
-    /// Has the numbers of `tensor`, f64 and contiguous on a CUDA device, copied to the host when all that was launched before has run.
-    pub(crate) fn expect(&self, tensor: &Tensor) -> Result<Arriving, OpsError> {
-        let (storage, _) = tensor.storage_and_layout();
+impl<T: DeviceRepr + ValidAsZeroBits + CudaDType + Clone> Arrivals<T> {
+    /// Has the numbers of `tensor`, of this type and contiguous on a CUDA device, copied to the host when all that was launched before has
+    /// run.
+    pub(crate) fn expect(&self, tensor: &Tensor) -> Result<Arriving<T>, OpsError> {
+        let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
             return Err(OpsError::NoForm { op: "arrivals", device: "CPU" });
         };
-        let (numbers, stream) = (storage.as_cuda_slice::<f64>()?, storage.device.cuda_stream());
-        let count = numbers.len();
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            return Err(OpsError::shape("arrivals", "tensor", tensor, "contiguous elements"));
+        };
+        let (numbers, stream) = (storage.as_cuda_slice::<T>()?.slice(start..end), storage.device.cuda_stream());
+        let count = end - start;
         let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = match buffers.iter().position(|buffer| buffer.fits(&stream, count)) {
             Some(at) => buffers.swap_remove(at),
             // SAFETY: what is read of it is copied there. No flags: write-combined memory is not for reading.
             None => unsafe { Buffer::new(&stream, count, 0) }?,
         };
-        stream.memcpy_dtoh(numbers, &mut buffer.settled()?[..count]).w()?;
+        stream.memcpy_dtoh(&numbers, &mut buffer.settled()?[..count]).w()?;
         buffer.copied.record(&stream).w()?;
         Ok(Arriving { buffer, count, arrivals: self.clone() })
     }
 }
 
-impl Arriving {
+impl<T: DeviceRepr + ValidAsZeroBits + Clone> Arriving<T> {
     /// The numbers, as soon as they are there.
-    pub(crate) fn wait(mut self) -> Result<Vec<f64>, OpsError> {
+    pub(crate) fn wait(mut self) -> Result<Vec<T>, OpsError> {
         let numbers = self.buffer.settled()?[..self.count].to_vec();
         self.arrivals.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.buffer);
         Ok(numbers)
@@ -138,7 +148,7 @@ mod tests {
     #[test]
     fn numbers_arrive_in_any_order() {
         let Some(device) = gpu() else { return };
-        let arrivals = Arrivals::default();
+        let arrivals = Arrivals::<f64>::default();
         let expect = |numbers: &[f64]| arrivals.expect(&Tensor::new(numbers, &device).unwrap()).unwrap();
         let (one, two, three) = (expect(&[1.0, 2.0]), expect(&[3.0, 4.0]), expect(&[5.0]));
         assert_eq!(two.wait().unwrap(), [3.0, 4.0]);
@@ -148,5 +158,18 @@ mod tests {
             [vec![1.0, 2.0], vec![5.0], vec![6.0, 7.0]]
         );
         assert!(arrivals.expect(&Tensor::new(&[1.0], &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_tensor_comes_as_it_was() {
+        let Some(device) = gpu() else { return };
+        let downloads = crate::downloads::Downloads::default();
+        let there = Tensor::arange(0f32, 12.0, &device).unwrap().reshape((4, 3)).unwrap();
+        let part = downloads.begin(&there.narrow(0, 1, 2).unwrap()).unwrap();
+        let across = downloads.begin(&there.t().unwrap()).unwrap();
+        drop(there);
+        assert_eq!(part.wait().unwrap().to_vec2::<f32>().unwrap(), [[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]);
+        assert_eq!(across.wait().unwrap().to_vec2::<f32>().unwrap()[1], [1.0, 4.0, 7.0, 10.0]);
+        assert!(downloads.begin(&Tensor::new(&[1.0], &device).unwrap()).is_err());
     }
 }

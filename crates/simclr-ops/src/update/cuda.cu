@@ -121,7 +121,7 @@ constexpr double BACKOFF = 0.5, GROWTH = 2, INTERVAL = 2000;
 // Whether the step is made, and the factors of its entries that depend on the norm and on how many steps were made. One block.
 //
 // `loss_scale` and `after` are null where there is none.
-extern "C" __global__ void update_decide(Entry *entries, const double *squares, const float *loss, double *steps, double *loss_scale,
+extern "C" __global__ void update_decide(Entry *entries, const double *squares, const double *loss, double *steps, double *loss_scale,
                                          const double *after, double mean, double max_norm, int count, int64_t chunks, double *report) {
     double sum = 0;
     for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += THREADS) sum += squares[chunk];

@@ -28,7 +28,7 @@ impl Scale {
 /// On what it depends whether a step is made, all of it where the parameters are.
 #[derive(Clone, Copy, Debug)]
 pub struct Condition<'a> {
-    /// The loss, one number, f32 (or f64 on the CPU).
+    /// The loss, one number, f64.
     pub loss: &'a Tensor,
     /// How many steps were made, one number, f64: 1 is added to it by a step that is made. Adam corrects its means by it;
     /// [`super::Adam::number`] is not asked.
@@ -129,12 +129,13 @@ pub fn update_if_finite(
             return Err(OpsError::shape(OP, argument, tensor, "[], one number"));
         }
     }
+    must_be_f64("loss", loss)?;
     must_be_f64("steps", steps)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = steps.device() {
         return super::cuda::update_if_finite(ctx, device, slots, scale, condition);
     }
-    let number = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.reshape(())?.to_scalar::<f64>();
+    let number = |tensor: &Tensor| tensor.reshape(())?.to_scalar::<f64>();
     let (loss, made) = (number(loss)?, number(steps)?);
     let by = loss_scale.map_or(Ok(1.0), |scale| number(&scale.numbers.get(0)?))?;
     let gradients: Vec<&Tensor> = slots.iter().map(|slot| slot.grad).collect();

@@ -43,7 +43,7 @@ pub struct Reported {
 pub struct Report {
     numbers: Tensor,
     #[cfg(feature = "cuda")]
-    arriving: Option<crate::cuda::Arriving>,
+    arriving: Option<crate::cuda::Arriving<f64>>,
 }
 
 impl Report {

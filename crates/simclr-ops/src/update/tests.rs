@@ -202,7 +202,7 @@ fn on<'a>(loss: &'a Tensor, steps: &'a Tensor) -> Condition<'a> {
 
 #[test]
 fn a_step_whose_numbers_are_finite_is_the_same_step() {
-    let loss = Tensor::new(2.5f32, &Device::Cpu).unwrap();
+    let loss = Tensor::new(2.5, &Device::Cpu).unwrap();
     let norm = numbers(&tensors(&[31], DType::F64)[3]).iter().map(|g| g * g).sum::<f64>().sqrt() * 0.5;
     for ctx in forms() {
         for rule in rules() {
@@ -234,7 +234,7 @@ fn a_step_whose_numbers_are_finite_is_the_same_step() {
 
 #[test]
 fn a_step_whose_numbers_are_not_finite_changes_nothing() {
-    for (loss, bad) in [(f32::NAN, 1.0), (f32::NEG_INFINITY, 1.0), (1.0, f32::NAN), (1.0, f32::INFINITY)] {
+    for (loss, bad) in [(f64::NAN, 1.0), (f64::NEG_INFINITY, 1.0), (1.0, f32::NAN), (1.0, f32::INFINITY)] {
         for rule in rules() {
             let [p, m, v, _] = tensors(&[4], DType::F32);
             let before = [&p, &m, &v].map(numbers);
@@ -260,7 +260,7 @@ fn what_a_condition_needs_is_named() {
         update_if_finite(&Context::new(), &[slot], scale, on(loss, steps)).unwrap_err().to_string()
     };
     let one = Tensor::new(1f32, &Device::Cpu).unwrap();
-    let message = [message(&grad, &counter(0.0)), message(&one, &one)];
+    let message = [message(&grad, &counter(0.0)), message(&counter(1.0), &one)];
     assert!(message[0].contains("loss has shape [4], expected [], one number"), "{}", message[0]);
     assert!(message[1].contains("steps has elements of type F32, expected f64"), "{}", message[1]);
 }
@@ -270,7 +270,7 @@ fn a_step_that_was_left_out_takes_those_behind_it_along() {
     let [p, m, _, grad] = tensors(&[4], DType::F32);
     let (scale, moments, before) = (Scale { mean: 1.0, max_norm: None }, [m], numbers(&p));
     let slot = Slot { parameter: &p, moments: &moments, grad: &grad, rule: rules()[2] };
-    let [good, bad] = [1.0, f32::NAN].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+    let [good, bad] = [1.0, f64::NAN].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
     let steps = counter(0.0);
     let step = |loss, after: Option<&Report>| {
         update_if_finite(&Context::new(), &[slot], scale, Condition { after, ..on(loss, &steps) }).unwrap()

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use serde_json::json;
-use simclr_model::{Model, PassStatistics};
+use simclr_model::Model;
 use simclr_optim::Optimizer;
 
 use super::{WARM_UP, mib};
@@ -42,7 +42,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
     }
     let ctx = config.context();
     let model = Model::new(&config.model()?, config.seed, DType::F32, &device, &ctx)?;
-    let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
+    let mut optimizer = config.scaling(Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?)?;
     let contrast = Contrast::of(&config, &Ranks::alone());
     let mut meter = Meter::start();
     for (i, batch) in feed.epoch(0, 0)?.take(steps).enumerate() {
@@ -52,8 +52,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         let batch = batch?;
         meter.data_came();
         let contrasted = contrast.run(&model, &optimizer, &batch.pairs)?;
-        optimizer.apply(&contrasted.gradients, 1.0)?;
-        contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
+        contrast.step(&mut optimizer, contrasted, config.batch)?;
         machine::wait_for(&device)?;
         meter.batch_ended(config.batch);
     }

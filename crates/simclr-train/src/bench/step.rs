@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_dist::Measured;
-use simclr_model::{Model, ModelConfig, PassStatistics};
+use simclr_model::{Model, ModelConfig};
 use simclr_ops::profile::Profile;
 use simclr_optim::Optimizer;
 
@@ -19,7 +19,7 @@ use crate::feed::Pairs;
 use crate::output::Output;
 use crate::ranks::Ranks;
 use crate::table::Table;
-use crate::{Ending, machine};
+use crate::{Ending, Usage, machine};
 
 /// The settings that were typed, checked.
 fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Config, Device)> {
@@ -39,6 +39,10 @@ fn settings(arguments: &BenchStepArguments, ranks: &Ranks) -> anyhow::Result<(Co
     machine::use_threads(arguments.machine.threads.or(ranks.threads()))?;
     let device = machine::training_device(arguments.machine.device.as_deref().unwrap_or("auto"), ranks.is_alone())?;
     machine::must_compute_in(config.precision, &device)?;
+    if arguments.breakdown && !device.is_cpu() {
+        let told = "--breakdown times the ops of the CPU, expected --device cpu: a GPU is still at work when an op has returned";
+        return Err(Usage(format!("{told}; bench roofline counts its kernels")).into());
+    }
     Ok((config, device))
 }
 
@@ -52,7 +56,7 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
     let ctx = ranks.context(config.context(), config.sync_bn);
     let ctx = if arguments.breakdown { ctx.with_profile(profile.clone()) } else { ctx };
     let model = Model::new(&model_config, 0, DType::F32, &device, &ctx)?;
-    let mut optimizer = Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?;
+    let mut optimizer = config.scaling(Optimizer::adam(model.parameters(), 1e-3, 0.0, &ctx)?)?;
     let own = config.batch / ranks.count();
     let [left, right] = [0, 1].map(|view| pictures(own, 2 * ranks.rank() as u64 + view, &device));
     let views = Pairs::Apart([left?, right?]);
@@ -68,8 +72,7 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
         let began = Instant::now();
         let contrasted = contrast.run(&model, &optimizer, &views)?;
         loss_time += contrasted.loss_time;
-        optimizer.apply(&contrast.complete(contrasted.gradients, own)?, 1.0)?;
-        contrasted.statistics.into_iter().try_for_each(PassStatistics::follow)?;
+        contrast.step(&mut optimizer, contrasted, own)?;
         machine::wait_for(&device)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());

@@ -35,11 +35,8 @@ pub(crate) fn command(arguments: &ReportArguments, output: &Output) -> anyhow::R
     let mut judged = config.clone();
     if !Precision::of(machine::capability(&device)?).contains(&config.precision) {
         judged.precision = Precision::F32;
-        output.say(format!(
-            "{} has no {}: it computes in f32",
-            machine::describe(&device),
-            flat_name(&config.precision)
-        ));
+        let (precision, name) = (flat_name(&config.precision), machine::name(&device));
+        output.say(format!("the run is in {precision}, which {name} has not: features are computed in f32"));
     }
     // Only read: somebody may be training it.
     let Some(newest) = checkpoint::follow(&run.checkpoints().join(checkpoint::LATEST))? else {
