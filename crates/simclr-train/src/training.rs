@@ -252,7 +252,7 @@ impl<'a> Training<'a> {
         let learning_rate = self.schedule.at(self.steps_asked());
         self.optimizer.set_learning_rate(learning_rate);
         let scale = Scale { mean, max_norm: self.config.clip_norm };
-        // A run that ends at a step that cannot be made ends with the parameters that this one would have moved.
+        // If the step before turns out not to be finite the run ends there, and this one must not have moved its parameters.
         let after = self.asked.back().map(|asked| &asked.report).filter(|_| !self.config.skip_non_finite);
         let report = self.optimizer.apply_if_finite(&gradients, scale, &loss, after)?;
         statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
