@@ -226,7 +226,7 @@ impl Convolutions {
         }
         let Some(chosen) = choose(&offers, MOST_WORKSPACE) else {
             return Err(OpsError::Candle(candle_core::Error::Msg(format!(
-                "cuDNN has no algorithm that gives the same bits every time for {direction:?} of {problem:?}"
+                "cuDNN has no algorithm that gives the same bits every time for {direction:?} of {problem:?}: measured ones (--fast) may do"
             ))));
         };
         Ok(Plan { descriptors, chosen })
