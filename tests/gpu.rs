@@ -169,24 +169,26 @@ fn a_step_waits_for_none_of_its_numbers() {
     }
     let scratch = tempfile::tempdir().unwrap();
     // What is counted for so many steps.
-    let counted = |steps: usize| {
-        let (run, counts) =
-            (scratch.path().join(format!("run-{steps}")), scratch.path().join(format!("counts-{steps}")));
+    let counted = |steps: usize, more: &str| {
+        let name = format!("{steps} {more}").replace([' ', '-'], "_");
+        let (run, counts) = (scratch.path().join(&name), scratch.path().join(format!("counts {name}")));
         let flags = "--knn-every 0 --log-every 2 --device cuda";
         let typed = "pretrain --data shapes --subset 320 --arch resnet18 --width 4 --batch 32 --epochs 1";
-        let mut program = program(&format!("{typed} {flags} --max-steps {steps} --run {}", run.display()));
+        let mut program = program(&format!("{typed} {flags} {more} --max-steps {steps} --run {}", run.display()));
         assert!(program.env("STAND_IN_COUNTS", &counts).output().unwrap().status.success());
         serde_json::from_slice::<Value>(&std::fs::read(counts).unwrap()).unwrap()
     };
-    let (few, many) = (counted(4), counted(8));
-    let of_a_step = |name: &str| (many[name].as_f64().unwrap() - few[name].as_f64().unwrap()) / 4.0;
-    assert_eq!(["augment_views_f32", "update_move"].map(of_a_step), [1.0, 1.0]);
-    // What comes back is its report, a step later, and both embeddings of every other one, which are logged; its views and its table leave
-    // from page-locked memory. The host waits for what comes back alone, and asks of all that memory whether it is free.
-    let copies = ["memcpy_dtoh", "memcpy_dtoh_pinned", "memcpy_htod", "memcpy_htod_pinned", "synchronize"];
-    assert_eq!(copies.map(of_a_step), [0.0, 2.0, 0.0, 2.0, 6.0], "{many}");
-    // The running statistics follow where they are.
-    assert_eq!(of_a_step("batch_norm_follow"), 21.0);
+    for (more, followed) in [("", 21.0), ("--chunk 16 --clip-norm 1", 42.0), ("--head-batch-norm false", 20.0)] {
+        let (few, many) = (counted(4, more), counted(8, more));
+        let of_a_step = |name: &str| (many[name].as_f64().unwrap() - few[name].as_f64().unwrap()) / 4.0;
+        assert_eq!(["augment_views_f32", "update_move"].map(of_a_step), [1.0, 1.0]);
+        // What comes back is its report, a step later, and both embeddings of every other one, which are logged; its views and its table
+        // leave from page-locked memory. The host waits for what comes back alone, and asks of all that memory whether it is free.
+        let copies = ["memcpy_dtoh", "memcpy_dtoh_pinned", "memcpy_htod", "memcpy_htod_pinned", "synchronize"];
+        assert_eq!(copies.map(of_a_step), [0.0, 2.0, 0.0, 2.0, 6.0], "{more}: {many}");
+        // The running statistics follow where they are.
+        assert_eq!(of_a_step("batch_norm_follow"), followed);
+    }
 }
 
 #[test]

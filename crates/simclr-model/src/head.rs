@@ -43,8 +43,9 @@ impl Head {
             x = linear.forward(ctx, &x)?;
             x = match norm {
                 Some(norm) => norm.forward_rows(ctx, &x, training.as_deref_mut())?,
-                // candle's own ReLU passes a gradient where its input is zero; PyTorch's does not.
-                None => (&x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
+                // candle's own ReLU passes a gradient where its input is zero; PyTorch's does not. Zeros are made where they are needed: a
+                // number would come from the host.
+                None => (&x * x.gt(&x.zeros_like()?)?.to_dtype(x.dtype())?)?,
             };
         }
         self.last.forward(ctx, &x)

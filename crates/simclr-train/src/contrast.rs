@@ -126,7 +126,7 @@ impl Contrast {
             let (out, _) = self.embed(model, &views.part(start, len(start))?, Mode::Second)?;
             let grad = [grads[0].narrow(0, start, len(start))?, grads[1].narrow(0, start, len(start))?];
             // Its gradient for the embeddings of the chunk is that of the loss of the whole batch.
-            let product = ((&out[0] * &grad[0])?.sum_all()? + (&out[1] * &grad[1])?.sum_all()?)?;
+            let product = (dot(&out[0], &grad[0])? + dot(&out[1], &grad[1])?)?;
             let gradients = optimizer.gradients(&model.backward(&product)?)?;
             match &mut sum {
                 None => sum = Some(gradients),
@@ -147,6 +147,13 @@ impl Contrast {
         let (out, statistics) = model.forward_map(&views.map(model)?, groups, mode)?;
         Ok(([out.narrow(0, 0, n)?, out.narrow(0, n, n)?], statistics))
     }
+}
+
+/// The sum of the products of all numbers. candle's own sum sends the sizes of a tensor to a GPU from ordinary memory, for which the host may
+/// have to wait; a product of matrices does not.
+fn dot(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
+    let (row, column) = (a.flatten_all()?.unsqueeze(0)?, b.flatten_all()?.unsqueeze(1)?);
+    row.matmul(&column)?.reshape(())
 }
 
 #[cfg(test)]
