@@ -133,7 +133,7 @@ pub struct DeviceBatch {
 /// dropping it ends its threads.
 pub struct DeviceBatches {
     packed: Made<PackedBatch>,
-    set: DeviceSet,
+    device: Device,
     /// What bytes become, `[3, 256]`.
     table: Tensor,
     dtype: DType,
@@ -150,10 +150,17 @@ struct BatchUploads {
 /// What a batch is, before its views are made.
 pub(crate) struct PackedBatch {
     views: PackedViews,
-    /// Of pictures that are sent with the batch.
-    pixels: Option<Vec<u8>>,
+    of: Source,
     labels: Vec<Option<u32>>,
     indices: Vec<usize>,
+}
+
+/// What views are made of.
+enum Source {
+    /// Pictures that are on the device.
+    Kept(Tensor),
+    /// Pixels that are sent with the batch.
+    Sent(Vec<u8>),
 }
 
 /// Draws the views of the pictures `indices`.
@@ -164,22 +171,22 @@ pub(crate) fn pack(
     kept: &Result<Resident, NotResident>,
     indices: Vec<usize>,
 ) -> Result<PackedBatch, DataError> {
-    let (views, pixels) = match kept {
+    let (views, of) = match kept {
         Ok(resident) => {
             let of @ (width, height) = resident.size();
             let drawn = |view: u32| {
                 let drawn = move |&index| (index, transform.parameters(width, height, epoch, index as u64, view));
                 indices.iter().map(drawn)
             };
-            (packed(transform, of, drawn(0).chain(drawn(1)))?, None)
+            (packed(transform, of, drawn(0).chain(drawn(1)))?, Source::Kept(resident.pictures.clone()))
         }
         Err(_) => {
             let (views, pixels) = to_send(set, transform, epoch, &indices)?;
-            (views, Some(pixels))
+            (views, Source::Sent(pixels))
         }
     };
     let labels = indices.iter().map(|&index| set.label(index)).collect();
-    Ok(PackedBatch { views, pixels, labels, indices })
+    Ok(PackedBatch { views, of, labels, indices })
 }
 
 /// The views of the pictures `indices`, and the pixels of which they are made on the device: the pictures, or, where these differ in size
@@ -209,7 +216,7 @@ fn to_send(
     let views = drawn.map(|(place, parameters)| augmenter.view(&pictures[place], &parameters, side, side));
     let pixels: Vec<u8> = views.flat_map(Picture::into_pixels).collect();
     let as_it_is = |place| {
-        let crop = Crop { left: 0, top: 0, width: side, height: side };
+        let crop = Crop::whole(side, side);
         (place, ViewParameters { crop, flip: false, jitter: None, grayscale: false, blur: None, solarize: None })
     };
     Ok((packed(transform, (side, side), (0..2 * indices.len()).map(as_it_is))?, pixels))
@@ -231,18 +238,18 @@ impl DeviceBatches {
         dtype: DType,
         packed: Made<PackedBatch>,
     ) -> Result<Self, DataError> {
-        let table = transform.table(set.device())?;
-        Ok(Self { packed, set: set.clone(), table, dtype, uploads: BatchUploads::default() })
+        let (device, table) = (set.device().clone(), transform.table(set.device())?);
+        Ok(Self { packed, device, table, dtype, uploads: BatchUploads::default() })
     }
 
     fn make(&self, packed: PackedBatch) -> Result<DeviceBatch, DataError> {
-        let PackedBatch { views, pixels, labels, indices } = packed;
-        let pictures = match (&self.set.kept, pixels) {
-            (Ok(resident), None) => resident.pictures.clone(),
-            (_, pixels) => {
-                let (pixels, (width, height)) = (pixels.unwrap_or_default(), views.of());
+        let PackedBatch { views, of, labels, indices } = packed;
+        let pictures = match of {
+            Source::Kept(pictures) => pictures,
+            Source::Sent(pixels) => {
+                let (width, height) = views.of();
                 let shape = (pixels.len() / (3 * width * height).max(1), height, width, 3);
-                self.uploads.pictures.send(&pixels, shape, self.set.device())?
+                self.uploads.pictures.send(&pixels, shape, &self.device)?
             }
         };
         let numbers = Numbers::Mapped { table: &self.table, dtype: self.dtype };
@@ -270,7 +277,7 @@ impl Iterator for DeviceBatches {
 
 impl std::fmt::Debug for DeviceBatches {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DeviceBatches({:?} to come, on {:?})", self.packed.size_hint().1, self.set.device().location())
+        write!(f, "DeviceBatches({:?} to come, on {:?})", self.packed.size_hint().1, self.device.location())
     }
 }
 

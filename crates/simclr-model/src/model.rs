@@ -380,7 +380,7 @@ impl Model {
         self.statistics().map(|var| var.as_detached_tensor().copy()).collect()
     }
 
-    /// Puts back what [`Model::running_statistics`] gave: a step that is not to count leaves no trace.
+    /// Takes over what [`Model::running_statistics`] gave, of this model earlier or of another one.
     ///
     /// # Errors
     /// If they are not those of this model.

@@ -26,7 +26,7 @@ pub(crate) struct Contrast {
 
 /// What came of a batch, wherever it was computed: a GPU may still be at it.
 pub(crate) struct Contrasted {
-    /// One number.
+    /// Its part of the mean loss of the step, one number, f64.
     pub(crate) loss: Tensor,
     /// Of the loss as the optimizer [scales](Optimizer::scaled) it. They are this process's share of the sum, or, of one batch in one
     /// piece, the sum already: see [`Contrast::complete`].
@@ -37,6 +37,16 @@ pub(crate) struct Contrasted {
     pub(crate) embeddings: [Tensor; 2],
     /// What the loss itself took, forward; on a GPU only until it was asked for.
     pub(crate) loss_time: Duration,
+}
+
+impl Contrasted {
+    /// Of this batch and the next one of the same step: sums, and the embeddings of the latter.
+    pub(crate) fn and(mut self, next: Self) -> anyhow::Result<Self> {
+        self.gradients.add(&next.gradients)?;
+        self.statistics.extend(next.statistics);
+        let (loss, loss_time) = ((self.loss + next.loss)?, self.loss_time + next.loss_time);
+        Ok(Self { loss, loss_time, embeddings: next.embeddings, ..self })
+    }
 }
 
 impl Contrast {
@@ -68,7 +78,8 @@ impl Contrast {
             _ => optimizer.gradients(&model.backward(&scaled)?)?,
         };
         let embeddings = [left.detach(), right.detach()];
-        Ok(Contrasted { loss: loss.detach(), gradients, statistics: vec![statistics], embeddings, loss_time })
+        let loss = self.part_of_mean(&loss)?;
+        Ok(Contrasted { loss, gradients, statistics: vec![statistics], embeddings, loss_time })
     }
 
     /// The gradients of a step from those of its batches, added up: the sum over all processes.
@@ -80,17 +91,32 @@ impl Contrast {
         if is_sum { Ok(gradients) } else { self.ranks.summed(gradients) }
     }
 
-    /// The step that this batch alone makes, of `own` pictures of this process, as training makes it.
+    /// The step that the batches of `contrasted` make, each of `own` pictures of this process; see [`Optimizer::apply_if_finite`].
     ///
     /// # Errors
     /// As [`Self::complete`], and if the device fails.
-    pub(crate) fn step(&self, optimizer: &mut Optimizer, contrasted: Contrasted, own: usize) -> anyhow::Result<Report> {
+    pub(crate) fn step(
+        &self,
+        optimizer: &mut Optimizer,
+        contrasted: Contrasted,
+        own: usize,
+        max_norm: Option<f64>,
+        after: Option<&Report>,
+    ) -> anyhow::Result<Report> {
         let Contrasted { loss, gradients, statistics, .. } = contrasted;
         let gradients = self.complete(gradients, own)?;
-        let scale = Scale { mean: 1.0, max_norm: None };
-        let report = optimizer.apply_if_finite(&gradients, scale, &loss.to_dtype(DType::F64)?, None)?;
+        let report = optimizer.apply_if_finite(&gradients, Scale { mean: self.mean(), max_norm }, &loss, after)?;
         statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
         Ok(report)
+    }
+
+    /// One over the number of batches of a step.
+    fn mean(&self) -> f64 {
+        1.0 / self.accumulate as f64
+    }
+
+    fn part_of_mean(&self, loss: &Tensor) -> candle_core::Result<Tensor> {
+        loss.detach().to_dtype(DType::F64)? * self.mean()
     }
 
     fn is_chunked(&self, batch: usize) -> bool {
@@ -134,7 +160,7 @@ impl Contrast {
             }
         }
         let gradients = sum.context("a batch without pictures has no gradients")?;
-        Ok(Contrasted { loss: loss.detach(), gradients, statistics, embeddings, loss_time })
+        Ok(Contrasted { loss: self.part_of_mean(&loss)?, gradients, statistics, embeddings, loss_time })
     }
 
     /// The embeddings of both views, normalised each by its own statistics or both together.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use serde_json::json;
 use simclr_data::Pictures;
 use simclr_eval::{agreement, spread};
 use simclr_model::Model;
 use simclr_ops::Context;
 use simclr_ops::downloads::{Download, Downloads};
-use simclr_optim::{Gradients, Optimizer, Outcome, Report, Reported, Scale, Schedule};
+use simclr_optim::{Optimizer, Outcome, Report, Reported, Schedule};
 
 use crate::Usage;
 use crate::checkpoint::{self, Checkpoints, State};
@@ -223,39 +223,26 @@ impl<'a> Training<'a> {
     /// One step of Algorithm 1 of the paper: embed both views, contrast them, follow the gradient. It is not made if a number is not
     /// finite, and nobody waits for that.
     fn ask(&mut self, batches: &mut Batches, meter: &mut Meter) -> anyhow::Result<()> {
-        let accumulate = self.config.accumulate;
-        let mean = 1.0 / accumulate as f64;
-        let (mut sums, mut statistics, mut last, mut pictures) =
-            (None::<(Tensor, Gradients)>, Vec::new(), None, Vec::new());
-        for _ in 0..accumulate {
+        let (mut sum, mut pictures) = (None::<Contrasted>, Vec::new());
+        for _ in 0..self.config.accumulate {
             let batch = batches.next().context("an epoch has fewer batches than it said")??;
             self.state.train_seconds += meter.data_came();
             let contrasted = self.contrast.run(&self.model, &self.optimizer, &batch.pairs)?;
-            let Contrasted { loss, gradients, statistics: seen, embeddings, .. } = contrasted;
-            // The mean of all of them, in f64.
-            let loss = (loss.to_dtype(DType::F64)? * mean)?;
-            sums = Some(match sums {
-                None => (loss, gradients),
-                Some((sum_of_losses, mut sum)) => {
-                    sum.add(&gradients)?;
-                    ((sum_of_losses + loss)?, sum)
-                }
+            sum = Some(match sum {
+                None => contrasted,
+                Some(sum) => sum.and(contrasted)?,
             });
-            statistics.extend(seen);
             pictures.push(batch.indices);
-            last = Some(embeddings);
             self.state.train_seconds += meter.batch_ended(0);
         }
-        let ((loss, gradients), embeddings) = sums.zip(last).context("a step has at least one batch")?;
-        let own = self.config.batch / self.ranks.count();
-        let gradients = self.contrast.complete(gradients, own)?;
+        let contrasted = sum.context("a step has at least one batch")?;
+        let embeddings = contrasted.embeddings.clone();
         let learning_rate = self.schedule.at(self.steps_asked());
         self.optimizer.set_learning_rate(learning_rate);
-        let scale = Scale { mean, max_norm: self.config.clip_norm };
         // If the step before turns out not to be finite the run ends there, and this one must not have moved its parameters.
         let after = self.asked.back().map(|asked| &asked.report).filter(|_| !self.config.skip_non_finite);
-        let report = self.optimizer.apply_if_finite(&gradients, scale, &loss, after)?;
-        statistics.into_iter().try_for_each(|statistics| statistics.follow_if_made(&report))?;
+        let own = self.config.batch / self.ranks.count();
+        let report = self.contrast.step(&mut self.optimizer, contrasted, own, self.config.clip_norm, after)?;
         let is_logged = (self.steps_asked() + 1).is_multiple_of(self.config.log_every);
         let embeddings = is_logged.then(|| -> anyhow::Result<_> {
             let [left, right] = &embeddings;
@@ -497,7 +484,7 @@ impl<'a> Training<'a> {
         let mut step = || -> anyhow::Result<Duration> {
             let began = Instant::now();
             let contrasted = self.contrast.run(&model, &optimizer, &batch.pairs)?;
-            self.contrast.step(&mut optimizer, contrasted, config.batch / self.ranks.count())?;
+            self.contrast.step(&mut optimizer, contrasted, config.batch / self.ranks.count(), None, None)?;
             machine::wait_for(self.device)?;
             Ok(began.elapsed())
         };

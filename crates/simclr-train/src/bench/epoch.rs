@@ -52,7 +52,7 @@ pub(super) fn command(arguments: &BenchEpochArguments, output: &Output) -> anyho
         let batch = batch?;
         meter.data_came();
         let contrasted = contrast.run(&model, &optimizer, &batch.pairs)?;
-        contrast.step(&mut optimizer, contrasted, config.batch)?;
+        contrast.step(&mut optimizer, contrasted, config.batch, None, None)?;
         machine::wait_for(&device)?;
         meter.batch_ended(config.batch);
     }

@@ -72,7 +72,7 @@ pub(super) fn command(arguments: &BenchStepArguments, ranks: &Ranks, output: &Ou
         let began = Instant::now();
         let contrasted = contrast.run(&model, &optimizer, &views)?;
         loss_time += contrasted.loss_time;
-        contrast.step(&mut optimizer, contrasted, own)?;
+        contrast.step(&mut optimizer, contrasted, own, None, None)?;
         machine::wait_for(&device)?;
         if i >= WARM_UP {
             times.push(began.elapsed().as_secs_f64());
